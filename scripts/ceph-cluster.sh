@@ -241,12 +241,14 @@ create() {
 }
 
 # Starts one daemon unless it runs. Ceph's own daemonizing answers when the daemon has come up or failed.
-start_daemon() {
-  pid_of "$1" >/dev/null && return 0
-  rm -f "$directory/run/$1.pid" "$directory/run/$1.asok"
+start_daemon() { # the daemon's name; more arguments go to it
+  local daemon=$1
+  shift
+  pid_of "$daemon" >/dev/null && return 0
+  rm -f "$directory/run/$daemon.pid" "$directory/run/$daemon.asok"
   # No lock of this script (descriptor 9) may live on in a daemon.
-  (cd "$directory" && "ceph-${1%%.*}" -c "$configuration" -i "${1#*.}" </dev/null >>log/start.log 2>&1 9>&-) ||
-    fail "$1 does not start: see $directory/log/start.log and $directory/log/$1.log"
+  (cd "$directory" && "ceph-${daemon%%.*}" -c "$configuration" -i "${daemon#*.}" "$@" </dev/null >>log/start.log 2>&1 9>&-) ||
+    fail "$daemon does not start: see $directory/log/start.log and $directory/log/$daemon.log"
 }
 
 # Runs a Ceph command with a limit, so that a cluster that does not answer gives an error instead of a hang.
@@ -300,16 +302,17 @@ start() {
   fi
   cd "$directory"
   rm -f ready
-  local each
-  for each in $(monitor_names); do start_daemon "mon.$each"; done
+  local each pids=()
+  # A start is a chain of changes that each wait for the monitors' next proposal, up to 1 s away: shorter until it is done.
+  for each in $(monitor_names); do start_daemon "mon.$each" --paxos-propose-interval 0.05; done
   if [[ ! -e registered ]]; then
-    # Before the manager's first start: its device health module would make a pool.
+    # Before the manager's first start: its device health module would make a pool. All may be said again.
     ceph_command config set mgr --force mgr/devicehealth/enable_monitoring false
     for each in $(osd_ids); do ceph_command osd new "$(cat "osd.$each/uuid")" "$each" >/dev/null; done
     touch registered
   fi
-  start_daemon mgr.x
-  for each in $(osd_ids); do start_daemon "osd.$each"; done
+  for each in mgr.x $(osd_ids | sed 's/^/osd./'); do start_daemon "$each" & pids+=($!); done
+  for each in "${pids[@]}"; do wait "$each"; done
   for each in $(osd_ids); do wait_until 60 "osd.$each is active" osd_is_active "$each"; done
   if [[ ! -e pool-made ]]; then
     ceph_command osd pool create moorage 32 32 >>log/create.log 2>&1
@@ -319,6 +322,9 @@ start() {
   else
     wait_until 60 "all placement groups are active and clean" placement_groups_are_clean
   fi
+  for each in $(monitor_names); do
+    ceph_command tell "mon.$each" config set paxos_propose_interval 1 >/dev/null # Ceph's default
+  done
   touch ready
 }
 
