@@ -1,0 +1,93 @@
+import type { ErrorCode } from '../errors.js';
+
+/** What an operation does. Its definition (core/journal/definitions) says how. */
+export type OperationKind =
+  | 'volume.create'
+  | 'volume.expand'
+  | 'volume.delete'
+  | 'volume.undelete'
+  | 'snapshot.create'
+  | 'snapshot.delete'
+  | 'snapshot.undelete'
+  | 'export.create'
+  | 'export.remove';
+
+export type OperationState = 'running' | 'succeeded' | 'failed';
+
+export type LockMode = 'shared' | 'exclusive';
+
+/** One lock that an operation holds from its begin to its finish. */
+export interface Lock {
+  /** Id of the volume, snapshot or export. */
+  readonly resourceId: string;
+  readonly mode: LockMode;
+}
+
+/** A failure as it is kept in the store and told to every caller that joins. */
+export interface StoredFailure {
+  readonly code: ErrorCode;
+  readonly message: string;
+  readonly reason: string;
+  readonly metadata: Readonly<Record<string, string>>;
+}
+
+/**
+ * One journaled change. `plan` holds every value that a step uses; what a step observes and a later one needs is committed
+ * to it first.
+ */
+export interface Operation<Plan = unknown> {
+  readonly id: string;
+  readonly kind: OperationKind;
+  readonly resourceId: string;
+  readonly poolId: string;
+  /** `inc` of the controller that works on it. */
+  readonly owner: string;
+  readonly state: OperationState;
+  readonly phase: string;
+  readonly plan: Plan;
+  readonly locks: readonly Lock[];
+  readonly progressPercent: number;
+  /** Why the current step is tried again, for people; empty when it goes well. */
+  readonly statusMessage: string;
+  readonly failure?: StoredFailure;
+  readonly principal: string;
+  readonly createTime: number;
+  readonly updateTime: number;
+  readonly endTime?: number;
+}
+
+/** `lock/<resource>`: who holds it. */
+export interface LockRecord {
+  readonly holders: readonly { readonly operationId: string; readonly mode: LockMode }[];
+}
+
+/** `token/<principal>/<method>/<token>`: what a client token made. */
+export interface TokenRecord {
+  /** SHA-256 over the canonical parameters, hexadecimal. */
+  readonly parametersHash: string;
+  readonly resourceId: string;
+  /** Empty where the call needed no operation. */
+  readonly operationId: string;
+  readonly createTime: number;
+}
+
+/** An agent of a controller, as the backend sees it. */
+export interface AgentRecord {
+  readonly agentId: string;
+  readonly cluster: string;
+  readonly role: 'data' | 'fence';
+  readonly addresses: readonly string[];
+  /** Dead, but its addresses are not yet known to be cut off and its locks not yet broken. */
+  readonly dead: boolean;
+}
+
+/** `controller/<inc>`. */
+export interface ControllerRecord {
+  readonly inc: string;
+  readonly state: 'live' | 'fencing' | 'fenced';
+  /** Grows with each beat; another controller compares it with what it saw, never with a clock. */
+  readonly beat: number;
+  readonly agents: readonly AgentRecord[];
+  /** Host name and process id, for people. */
+  readonly description: string;
+}

@@ -1,0 +1,161 @@
+import type { ImageRecord, Point } from './image.js';
+
+/*
+ * The documents of the store. Times are milliseconds since the epoch, sizes are bytes.
+ * `operationId` names the operation that is changing the resource now; what must survive the operation stands in the document.
+ */
+
+export type VolumeState = 'creating' | 'available' | 'deleting' | 'deleted' | 'purging' | 'gone' | 'error';
+export type SnapshotState = 'pending' | 'completed' | 'deleting' | 'deleted' | 'purging' | 'gone' | 'error';
+export type ExportState = 'exporting' | 'exported' | 'unexporting' | 'gone' | 'error';
+
+export interface Volume {
+  readonly id: string;
+  readonly poolId: string;
+  readonly state: VolumeState;
+  readonly statusMessage: string;
+  readonly sizeBytes: number;
+  readonly sourceSnapshotId?: string;
+  readonly displayName: string;
+  readonly tags: Readonly<Record<string, string>>;
+  readonly encrypted: boolean;
+  readonly multiAttach: boolean;
+  readonly createTime: number;
+  readonly updateTime: number;
+  readonly deleteTime?: number;
+  /** From when the reaper may purge it. */
+  readonly purgeTime?: number;
+  readonly cloneDepth: number;
+  /** Open exports, oldest first. */
+  readonly exportIds: readonly string[];
+  readonly operationId?: string;
+  /** Unset until it is known to exist. */
+  readonly image?: ImageRecord;
+}
+
+export interface Snapshot {
+  readonly id: string;
+  readonly poolId: string;
+  readonly volumeId: string;
+  readonly state: SnapshotState;
+  readonly statusMessage: string;
+  readonly sizeBytes: number;
+  readonly displayName: string;
+  readonly tags: Readonly<Record<string, string>>;
+  readonly encrypted: boolean;
+  readonly createTime: number;
+  readonly updateTime: number;
+  readonly pointTime?: number;
+  readonly deleteTime?: number;
+  readonly purgeTime?: number;
+  readonly cloneDepth: number;
+  readonly operationId?: string;
+  readonly image?: ImageRecord;
+}
+
+/** What is left of a purged volume or snapshot, so that deleting it again is OK and its id says what became of it. */
+export interface Tombstone {
+  readonly id: string;
+  readonly state: 'gone';
+  readonly goneTime: number;
+}
+
+/** An image that a crash left half made or whose id could not be used: only the reaper touches it. */
+export interface Debris {
+  readonly name: string;
+  readonly poolId: string;
+  readonly image: ImageRecord;
+  readonly reason: string;
+  readonly createTime: number;
+}
+
+export interface Export {
+  readonly id: string;
+  readonly poolId: string;
+  readonly volumeId: string;
+  readonly nodeId: string;
+  readonly instance: string;
+  readonly state: ExportState;
+  readonly statusMessage: string;
+  readonly grantId: string;
+  readonly migration: boolean;
+  readonly readOnly: boolean;
+  readonly createTime: number;
+  readonly updateTime: number;
+  readonly operationId?: string;
+  /** Volumes and snapshots under the volume, nearest first: pinned until the export ends. */
+  readonly ancestorIds: readonly string[];
+  /** What GrantAccess answered, sealed with the master key (base64). */
+  readonly sealedAccess?: string;
+  /** How long a descriptor of this export can be connected with, in milliseconds from when it is given. */
+  readonly descriptorLifetimeMilliseconds: number;
+}
+
+export interface Grant {
+  readonly id: string;
+  readonly volumeId: string;
+  readonly nodeId: string;
+  readonly instance: string;
+  readonly migration: boolean;
+  readonly readOnly: boolean;
+  readonly expireTime: number;
+  readonly createTime: number;
+  /** The export that redeemed it; empty before. */
+  readonly exportId: string;
+}
+
+export interface Node {
+  readonly id: string;
+  /** X25519, 32 bytes, base64. */
+  readonly publicKey: string;
+  readonly publicKeyId: string;
+  readonly storageAddresses: readonly string[];
+  readonly initiatorName: string;
+  readonly tags: Readonly<Record<string, string>>;
+  readonly createTime: number;
+  readonly updateTime: number;
+}
+
+export type RbdAccess = 'managed' | 'keyring';
+
+/** Settings of a pool, by backend. */
+export interface RbdPoolSettings {
+  readonly backend: 'rbd';
+  /** A name in the controller's configuration. */
+  readonly cluster: string;
+  readonly cephPool: string;
+  readonly access: RbdAccess;
+  /** Only with access "keyring". */
+  readonly keyringUser: string;
+}
+
+export interface Pool {
+  readonly id: string;
+  readonly settings: RbdPoolSettings;
+  readonly undeleteWindowSeconds: number;
+  readonly tags: Readonly<Record<string, string>>;
+  readonly createTime: number;
+  readonly updateTime: number;
+}
+
+export type PoolHealth = 'unknown' | 'ready' | 'unavailable';
+
+/** What is known of a pool now; never stored. */
+export interface PoolStatus {
+  readonly health: PoolHealth;
+  readonly statusMessage: string;
+  readonly capacityBytes: number;
+  readonly freeBytes: number;
+  readonly capacityTime: number;
+}
+
+/** A point in time that one or more snapshot operations of a volume share. */
+export interface PointInTime {
+  readonly id: string;
+  readonly volumeId: string;
+  readonly point?: Point;
+  readonly sizeBytes?: number;
+  readonly time?: number;
+  /** Operations that still need it; the last one removes it. */
+  readonly operationIds: readonly string[];
+}

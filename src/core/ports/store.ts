@@ -1,0 +1,89 @@
+/*
+ * The store: a small transactional document store. A document is a JSON value under a key, with a revision and with entries
+ * in indexes. Everything that Moorage knows fits this interface, so that SQLite and Redis both carry it; one contract suite
+ * holds both to it.
+ */
+
+/** A document as it was read. */
+export interface StoredDocument<T = unknown> {
+  readonly key: string;
+  /**
+   * Number of the commit that last wrote it: grows over the whole store, so a document that was deleted and made again never
+   * has a revision that it had before.
+   */
+  readonly rev: number;
+  readonly value: T;
+}
+
+/** Where a document stands in one index. */
+export interface IndexEntry {
+  /** Name of the index; may carry a parameter, as "volumes-by-pool/ssd". */
+  readonly index: string;
+  /** Position: compared byte by byte in UTF-8; equal ones are ordered by key. */
+  readonly sort: string;
+}
+
+/** What must be so for a commit to pass: the revision that was read, or that there is no such document; "any" checks nothing. */
+export type Expectation = number | 'absent' | 'any';
+
+/** One write of a commit. */
+export type Write =
+  | {
+      readonly kind: 'put';
+      readonly key: string;
+      readonly expect: Expectation;
+      /** A JSON value. */
+      readonly value: unknown;
+      /** All its index entries; replace those it had. */
+      readonly indexes: readonly IndexEntry[];
+    }
+  | { readonly kind: 'delete'; readonly key: string; readonly expect: Expectation }
+  | { readonly kind: 'check'; readonly key: string; readonly expect: Expectation };
+
+/** What came of a commit: all of its writes, or none. */
+export type CommitOutcome =
+  | { readonly ok: true; readonly rev: number }
+  | { readonly ok: false; readonly conflicts: readonly { readonly key: string; readonly rev: number | undefined }[] };
+
+/** Which part of an index to read. */
+export interface ListRange {
+  /** Only entries whose `sort` begins with this. */
+  readonly prefix?: string;
+  /** Only entries behind this cursor. It stays good while entries come and go. */
+  readonly after?: string;
+  readonly limit: number;
+}
+
+/** A part of an index, in order. */
+export interface ListPage<T = unknown> {
+  readonly documents: readonly StoredDocument<T>[];
+  /** Where to go on; undefined when there was nothing more. Opaque to all but the store. */
+  readonly cursor: string | undefined;
+}
+
+/** The store. All methods throw StoreError when it cannot be reached or written. */
+export interface Store {
+  /** Reads one document; undefined when there is none. */
+  get<T = unknown>(key: string): Promise<StoredDocument<T> | undefined>;
+  /** Reads several; in the order asked, undefined where there is none. */
+  getMany<T = unknown>(keys: readonly string[]): Promise<readonly (StoredDocument<T> | undefined)[]>;
+  /** Reads documents in the order of an index. */
+  list<T = unknown>(index: string, range: ListRange): Promise<ListPage<T>>;
+  /** Number of entries in an index (exact where that is cheap, else an estimate). */
+  count(index: string): Promise<number>;
+  /** Writes all or nothing. Durable when it resolves. */
+  commit(writes: readonly Write[]): Promise<CommitOutcome>;
+  /** Closes it; nothing may be called after. */
+  close(): Promise<void>;
+}
+
+/** The store cannot be reached, read or written. `unknown`: whether the commit took place is not known. */
+export class StoreError extends Error {
+  readonly kind: 'unavailable' | 'full' | 'corrupt' | 'in-use' | 'newer-version' | 'unknown';
+
+  constructor(kind: StoreError['kind'], message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = 'StoreError';
+    this.kind = kind;
+  }
+}

@@ -1,0 +1,230 @@
+import type { Operation, OperationState } from '../model/operation.js';
+import type {
+  Export,
+  Grant,
+  Node,
+  Pool,
+  PoolStatus,
+  RbdPoolSettings,
+  Snapshot,
+  SnapshotState,
+  Volume,
+  VolumeState,
+} from '../model/resources.js';
+
+/*
+ * The use cases as the edge calls them: requests and answers in the core's own types. The edge (rpc) translates from and to
+ * the API's messages, authenticates the caller, and asks `authorize` nothing: that a role may call a method is decided at
+ * the edge; that a caller may touch an object is decided here.
+ *
+ * Every service checks its request itself and throws MoorageError with the API's field names (snake case).
+ */
+
+export type Role = 'admin' | 'node' | 'reader';
+
+/** Who calls, and until when the answer is wanted. */
+export interface Caller {
+  /** Name in the certificate, or "local" on a plain-text socket. */
+  readonly name: string;
+  readonly role: Role;
+  /** Monotonic milliseconds (Clock.monotonic) by which an answer must be given. */
+  readonly deadline: number;
+  /** Ends the waiting, never the operation. */
+  readonly signal?: AbortSignal;
+  readonly requestId: string;
+}
+
+/** What every mutation takes. */
+export interface Mutation {
+  readonly clientToken: string;
+  readonly validateOnly: boolean;
+}
+
+/** What every mutation of a resource answers. */
+export interface Changed<T> {
+  readonly resource: T;
+  /** Empty when no operation was needed. */
+  readonly operationId: string;
+}
+
+/** A resource and its etag. */
+export interface Versioned<T> {
+  readonly value: T;
+  readonly etag: string;
+}
+
+export interface Page<T> {
+  readonly items: readonly Versioned<T>[];
+  readonly nextPageToken: string;
+}
+
+export interface PageRequest {
+  readonly pageSize: number;
+  readonly pageToken: string;
+}
+
+export interface CreateVolume extends Mutation {
+  readonly poolId: string;
+  readonly sizeBytes: number;
+  /** Empty for an empty volume. */
+  readonly sourceSnapshotId: string;
+  readonly displayName: string;
+  readonly tags: Readonly<Record<string, string>>;
+  readonly encrypted: boolean;
+  readonly multiAttach: boolean;
+}
+
+/** Delete and undelete, and the base of the others. `etag` empty: not asked for. */
+export interface ResourceMutation extends Mutation {
+  readonly id: string;
+  readonly etag: string;
+}
+
+export interface ExpandVolume extends ResourceMutation {
+  readonly sizeBytes: number;
+}
+
+export interface CreateSnapshot extends Mutation {
+  readonly volumeId: string;
+  readonly etag: string;
+  readonly displayName: string;
+  readonly tags: Readonly<Record<string, string>>;
+}
+
+export interface ListVolumes extends PageRequest {
+  readonly poolId: string;
+  readonly sourceSnapshotId: string;
+  readonly states: readonly VolumeState[];
+  readonly tags: Readonly<Record<string, string>>;
+}
+
+export interface ListSnapshots extends PageRequest {
+  readonly poolId: string;
+  readonly volumeId: string;
+  readonly states: readonly SnapshotState[];
+  readonly tags: Readonly<Record<string, string>>;
+}
+
+export interface GrantExport extends Mutation {
+  readonly volumeId: string;
+  readonly nodeId: string;
+  readonly instance: string;
+  readonly migration: boolean;
+  readonly readOnly: boolean;
+  /** 0: the default. */
+  readonly lifetimeMilliseconds: number;
+}
+
+export interface DirectExport {
+  readonly nodeId: string;
+  readonly instance: string;
+  readonly migration: boolean;
+  readonly readOnly: boolean;
+  /** 0: the default. */
+  readonly descriptorLifetimeMilliseconds: number;
+}
+
+export interface ExportVolume extends Mutation {
+  readonly volumeId: string;
+  /** Exactly one of grantId and direct. */
+  readonly grantId: string;
+  readonly direct?: DirectExport;
+}
+
+export interface Exported extends Changed<Versioned<Export>> {
+  /** Empty while the export is not done. */
+  readonly descriptor: Uint8Array;
+  readonly descriptorExpireTime: number | undefined;
+}
+
+export interface Unexport extends Mutation {
+  readonly exportId: string;
+  readonly force: boolean;
+}
+
+export interface ListExports extends PageRequest {
+  readonly volumeId: string;
+  readonly nodeId: string;
+}
+
+export interface RegisterNode extends Mutation {
+  readonly nodeId: string;
+  readonly publicKey: Uint8Array;
+  readonly storageAddresses: readonly string[];
+  readonly initiatorName: string;
+  readonly tags: Readonly<Record<string, string>>;
+}
+
+export interface CreatePool extends Mutation {
+  readonly poolId: string;
+  readonly settings: RbdPoolSettings;
+  /** Undefined: the default. */
+  readonly undeleteWindowSeconds: number | undefined;
+  readonly tags: Readonly<Record<string, string>>;
+}
+
+export interface PoolWithStatus {
+  readonly pool: Pool;
+  readonly status: PoolStatus;
+}
+
+export interface ListOperations extends PageRequest {
+  readonly resourceId: string;
+  readonly states: readonly OperationState[];
+}
+
+export interface VolumeService {
+  create(request: CreateVolume, caller: Caller): Promise<Changed<Versioned<Volume>>>;
+  get(id: string, caller: Caller): Promise<Versioned<Volume>>;
+  list(request: ListVolumes, caller: Caller): Promise<Page<Volume>>;
+  expand(request: ExpandVolume, caller: Caller): Promise<Changed<Versioned<Volume>>>;
+  /** The resource is undefined when it was purged before. */
+  delete(request: ResourceMutation, caller: Caller): Promise<Changed<Versioned<Volume> | undefined>>;
+  undelete(request: ResourceMutation, caller: Caller): Promise<Changed<Versioned<Volume>>>;
+}
+
+export interface SnapshotService {
+  create(request: CreateSnapshot, caller: Caller): Promise<Changed<Versioned<Snapshot>>>;
+  get(id: string, caller: Caller): Promise<Versioned<Snapshot>>;
+  list(request: ListSnapshots, caller: Caller): Promise<Page<Snapshot>>;
+  delete(request: ResourceMutation, caller: Caller): Promise<Changed<Versioned<Snapshot> | undefined>>;
+  undelete(request: ResourceMutation, caller: Caller): Promise<Changed<Versioned<Snapshot>>>;
+}
+
+export interface ExportService {
+  grant(request: GrantExport, caller: Caller): Promise<Changed<Grant>>;
+  export(request: ExportVolume, caller: Caller): Promise<Exported>;
+  /** The resource is undefined when the export is gone. */
+  unexport(request: Unexport, caller: Caller): Promise<Changed<Versioned<Export> | undefined>>;
+  get(id: string, caller: Caller): Promise<Versioned<Export>>;
+  list(request: ListExports, caller: Caller): Promise<Page<Export>>;
+}
+
+export interface NodeService {
+  register(request: RegisterNode, caller: Caller): Promise<Changed<Versioned<Node>>>;
+  get(id: string, caller: Caller): Promise<Versioned<Node>>;
+  list(request: PageRequest, caller: Caller): Promise<Page<Node>>;
+  remove(request: ResourceMutation, caller: Caller): Promise<void>;
+}
+
+export interface PoolService {
+  create(request: CreatePool, caller: Caller): Promise<Changed<Versioned<PoolWithStatus>>>;
+  get(id: string, caller: Caller): Promise<Versioned<PoolWithStatus>>;
+  list(request: PageRequest, caller: Caller): Promise<Page<PoolWithStatus>>;
+}
+
+export interface OperationService {
+  get(id: string, caller: Caller): Promise<Operation>;
+  list(request: ListOperations, caller: Caller): Promise<{ items: readonly Operation[]; nextPageToken: string }>;
+  wait(id: string, timeoutMilliseconds: number | undefined, caller: Caller): Promise<Operation>;
+}
+
+/** Everything the edge calls. */
+export interface Services {
+  readonly volumes: VolumeService;
+  readonly snapshots: SnapshotService;
+  readonly exports: ExportService;
+  readonly nodes: NodeService;
+  readonly pools: PoolService;
+  readonly operations: OperationService;
+}
