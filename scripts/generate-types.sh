@@ -13,4 +13,12 @@ npx proto-loader-gen-types --longs=String --enums=String --defaults --oneofs --j
   --includeDirs=protos --outDir="$out" \
   moorage/v1/storage_controller_service.proto moorage/v1/node_service.proto moorage/v1/pool_service.proto \
   moorage/v1/operation_service.proto moorage/backend/v1/backend_service.proto
+# What the reflection service answers with: every file of the public API and what it imports, as protoc would give it.
+npx buf build --path protos/moorage/v1 --exclude-source-info -o "$out/moorage.binpb"
+{
+  printf '/** FileDescriptorSet of the public API, base64. */\nexport const descriptorSet =\n  "'
+  base64 -w0 "$out/moorage.binpb"
+  printf '";\n'
+} > "$out/descriptor-set.ts"
+rm "$out/moorage.binpb"
 printf '%s' "$hash" > "$stamp"
