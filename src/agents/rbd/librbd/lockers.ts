@@ -51,7 +51,8 @@ export async function listLockers(pool: PoolContext, object: string, lockName: s
       return Array.from({ length: count }, (_, index) => ({
         client: clients?.[index] ?? '',
         cookie: cookies?.[index] ?? '',
-        address: addresses?.[index] ?? '',
+        // The lock's record says which messenger; addresses elsewhere do not.
+        address: (addresses?.[index] ?? '').replace(/^(v1|v2|any):/, ''),
       }));
     } catch (error) {
       if (isCephError(error, 'ENOENT')) return [];

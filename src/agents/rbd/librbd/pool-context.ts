@@ -230,6 +230,39 @@ export class PoolContext {
     );
   }
 
+  /**
+   * In one request: which of these omap keys are there, and the first keys with this prefix.
+   * @throws CephError ENOENT (no such object)
+   */
+  async omapKeysAndPrefix(object: string, keys: readonly string[], prefix: string): Promise<string[]> {
+    return this.use(async (handle) => {
+      const [first, firstResult, second, more, secondResult] = Array.from({ length: 5 }, outCell) as [
+        Buffer,
+        Buffer,
+        Buffer,
+        Buffer,
+        Buffer,
+      ];
+      const operation = rados_create_read_op.now() as Pointer;
+      try {
+        rados_read_op_omap_get_vals_by_keys.now(operation, keys, keys.length, first, firstResult);
+        rados_read_op_omap_get_vals2.now(operation, '', prefix, 8, second, more, secondResult);
+        await checked(rados_read_op_operate, object, operation, handle, object, 0);
+        for (const result of [firstResult, secondResult]) {
+          if (result.readInt32LE() < 0) {
+            throw new CephError(rados_read_op_operate.functionName, result.readInt32LE(), object);
+          }
+        }
+        return [...takeEntries(pointerIn(first)), ...takeEntries(pointerIn(second))].map((entry) => entry.key);
+      } finally {
+        for (const iterator of [first, second]) {
+          if (pointerIn(iterator) !== 0n) rados_omap_get_end.now(pointerIn(iterator));
+        }
+        rados_release_read_op.now(operation);
+      }
+    });
+  }
+
   async #readOmap(
     object: string,
     add: (operation: Pointer, iterator: Buffer, more: Buffer, result: Buffer) => void,
