@@ -1,0 +1,33 @@
+import type { Services } from '../../core/services/types.js';
+import type { NodeServiceHandlers } from '../../generated/moorage/v1/NodeService.js';
+import { fromPage, fromResourceMutation } from '../mapping/requests.js';
+import { toNode } from '../mapping/resources.js';
+import { type CallEnvironment, unary } from '../unary.js';
+
+/** Hypervisor hosts. */
+export function nodeHandlers({ nodes }: Services, environment: CallEnvironment): NodeServiceHandlers {
+  return {
+    RegisterNode: unary(environment, async (request, caller) => {
+      const { clientToken, validateOnly, nodeId, publicKey, storageAddresses, initiatorName, tags } = request;
+      const { resource, operationId } = await nodes.register(
+        { clientToken, validateOnly, nodeId, publicKey, storageAddresses, initiatorName, tags },
+        caller,
+      );
+      return { node: toNode(resource), operationId };
+    }),
+
+    GetNode: unary(environment, async (request, caller) => ({
+      node: toNode(await nodes.get(request.nodeId, caller)),
+    })),
+
+    ListNodes: unary(environment, async (request, caller) => {
+      const page = await nodes.list(fromPage(request), caller);
+      return { nodes: page.items.map(toNode), nextPageToken: page.nextPageToken };
+    }),
+
+    RemoveNode: unary(environment, async (request, caller) => {
+      await nodes.remove(fromResourceMutation(request.nodeId, request), caller);
+      return { operationId: '' };
+    }),
+  };
+}

@@ -1,0 +1,24 @@
+import type { Services } from '../../core/services/types.js';
+import type { PoolServiceHandlers } from '../../generated/moorage/v1/PoolService.js';
+import { fromCreatePool, fromPage } from '../mapping/requests.js';
+import { toPool } from '../mapping/resources.js';
+import { type CallEnvironment, unary } from '../unary.js';
+
+/** Places where volumes live. */
+export function poolHandlers({ pools }: Services, environment: CallEnvironment): PoolServiceHandlers {
+  return {
+    CreatePool: unary(environment, async (request, caller) => {
+      const { resource, operationId } = await pools.create(fromCreatePool(request), caller);
+      return { pool: toPool(resource), operationId };
+    }),
+
+    GetPool: unary(environment, async (request, caller) => ({
+      pool: toPool(await pools.get(request.poolId, caller)),
+    })),
+
+    ListPools: unary(environment, async (request, caller) => {
+      const page = await pools.list(fromPage(request), caller);
+      return { pools: page.items.map(toPool), nextPageToken: page.nextPageToken };
+    }),
+  };
+}

@@ -1,0 +1,58 @@
+import { ServerInterceptingCall, type ServerInterceptor } from '@grpc/grpc-js';
+import { MoorageError } from '../../core/errors.js';
+import { statusOf } from '../errors.js';
+
+const RETRY_AFTER_MILLISECONDS = 200;
+
+/** Counts the calls that run now, over all listeners. */
+export interface CallLimit {
+  /** How many may run at once. */
+  readonly most: number;
+  running: number;
+}
+
+/**
+ * Refuses a call when too many run already: RESOURCE_EXHAUSTED, to be tried again. Health checks always get in, so that a
+ * busy controller is not taken for a dead one.
+ */
+export function admit(limit: CallLimit): ServerInterceptor {
+  return (method, call) => {
+    if (method.path.startsWith('/grpc.health.v1.')) return new ServerInterceptingCall(call);
+    let counted = false;
+    const leave = (): void => {
+      if (counted) limit.running -= 1;
+      counted = false;
+    };
+    return new ServerInterceptingCall(call, {
+      start(next) {
+        next({
+          onReceiveMetadata(metadata, nextMetadata) {
+            if (limit.running >= limit.most) {
+              call.sendStatus(
+                statusOf(
+                  new MoorageError(
+                    'RESOURCE_EXHAUSTED',
+                    `The controller is busy with ${limit.most} calls; try again.`,
+                    {
+                      reason: 'TOO_MANY_CALLS',
+                      retryAfterMilliseconds: RETRY_AFTER_MILLISECONDS,
+                    },
+                  ),
+                ),
+              );
+              return;
+            }
+            limit.running += 1;
+            counted = true;
+            nextMetadata(metadata);
+          },
+          onCancel: leave,
+        });
+      },
+      sendStatus(result, next) {
+        leave();
+        next(result);
+      },
+    });
+  };
+}

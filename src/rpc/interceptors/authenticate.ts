@@ -1,0 +1,78 @@
+import type { PeerCertificate } from 'node:tls';
+import { ServerInterceptingCall, type ServerInterceptor } from '@grpc/grpc-js';
+import { MoorageError } from '../../core/errors.js';
+import type { Role } from '../../core/services/types.js';
+import { statusOf } from '../errors.js';
+import { mayCall } from '../roles.js';
+import { contextOf } from './context.js';
+
+/** How callers of a listener are known: by their certificate, or all alike on a plain-text one. */
+export type Door = { readonly kind: 'certificate' } | { readonly kind: 'plaintext'; readonly role: Role };
+
+const roles: readonly string[] = ['admin', 'node', 'reader'] satisfies readonly Role[];
+const acceptableName = /^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$/;
+
+/**
+ * Who a certificate names: subject CN = name, OU = role.
+ * @throws MoorageError UNAUTHENTICATED that says what the certificate lacks
+ */
+export function principalOf(certificate: PeerCertificate | undefined): { name: string; role: Role } {
+  // A subject with several values of one kind comes as an array: which one counts would be a guess.
+  const subject: { CN?: unknown; OU?: unknown } | undefined = certificate?.subject;
+  if (subject === undefined) {
+    throw new MoorageError('UNAUTHENTICATED', 'The connection has no client certificate.', {
+      reason: 'NO_CERTIFICATE',
+    });
+  }
+  const { CN: name, OU: role } = subject;
+  if (typeof name !== 'string' || !acceptableName.test(name)) {
+    throw new MoorageError(
+      'UNAUTHENTICATED',
+      'The client certificate names nobody: its subject must have exactly one CN, of letters, digits, ".", "_", "@" and "-".',
+      { reason: 'BAD_CERTIFICATE' },
+    );
+  }
+  if (typeof role !== 'string' || !roles.includes(role)) {
+    throw new MoorageError(
+      'UNAUTHENTICATED',
+      'The client certificate gives no role: its subject must have exactly one OU, which is admin, node or reader.',
+      { reason: 'BAD_CERTIFICATE' },
+    );
+  }
+  return { name, role: role as Role };
+}
+
+/** Finds out who calls and whether that role may call the method, before the request is read. */
+export function authenticate(door: Door): ServerInterceptor {
+  return (method, call) =>
+    new ServerInterceptingCall(call, {
+      start(next) {
+        next({
+          onReceiveMetadata(metadata, nextMetadata) {
+            try {
+              const context = contextOf(metadata);
+              const principal =
+                door.kind === 'plaintext'
+                  ? { name: 'local', role: door.role }
+                  : principalOf(call.getAuthContext().sslPeerCertificate);
+              context.principal = principal;
+              if (!mayCall(principal.role, method.path)) throw denied(principal.role, method.path);
+            } catch (error) {
+              if (!(error instanceof MoorageError)) throw error;
+              call.sendStatus(statusOf(error));
+              return;
+            }
+            nextMetadata(metadata);
+          },
+        });
+      },
+    });
+}
+
+function denied(role: Role, path: string): MoorageError {
+  const method = path.slice(path.lastIndexOf('/') + 1);
+  return new MoorageError('PERMISSION_DENIED', `The role ${role} may not call ${method}.`, {
+    reason: 'ROLE_NOT_ALLOWED',
+    metadata: { role, method },
+  });
+}

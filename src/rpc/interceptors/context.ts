@@ -1,0 +1,29 @@
+import type { Metadata, ServerInterceptor } from '@grpc/grpc-js';
+import type { Role } from '../../core/services/types.js';
+
+/** What the interceptors learn about a call, for each other and for the handlers. */
+export interface CallContext {
+  readonly requestId: string;
+  /** Full path, as "/moorage.v1.PoolService/GetPool". */
+  readonly method: string;
+  /** performance.now() when the call came in. */
+  readonly startTime: number;
+  principal: { readonly name: string; readonly role: Role } | undefined;
+}
+
+// grpc-js hands one metadata object through all interceptors to the handler: it is what a call can be known by.
+const contexts = new WeakMap<Metadata, CallContext>();
+
+/** Begins the context of a call. */
+export function setContext(metadata: Metadata, context: CallContext): void {
+  contexts.set(metadata, context);
+}
+
+/** The context of a call. @throws Error when the first interceptor did not run */
+export function contextOf(metadata: Metadata): CallContext {
+  const context = contexts.get(metadata);
+  if (context === undefined) throw new Error('A call has no context: its interceptors are missing.');
+  return context;
+}
+
+export type { ServerInterceptor };

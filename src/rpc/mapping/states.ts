@@ -1,0 +1,73 @@
+import { invalidField } from '../../core/errors.js';
+import type { OperationState } from '../../core/model/operation.js';
+import type { ExportState, PoolHealth, SnapshotState, VolumeState } from '../../core/model/resources.js';
+import type { ExportState as ApiExportState } from '../../generated/moorage/v1/ExportState.js';
+import type { OperationState as ApiOperationState } from '../../generated/moorage/v1/OperationState.js';
+import type { PoolHealth as ApiPoolHealth } from '../../generated/moorage/v1/PoolHealth.js';
+import type { SnapshotState as ApiSnapshotState } from '../../generated/moorage/v1/SnapshotState.js';
+import type { VolumeState as ApiVolumeState } from '../../generated/moorage/v1/VolumeState.js';
+
+type Names<State extends string, Api> = Readonly<Record<State, Extract<Api, string>>>;
+
+/** What is gone is not shown; UNSPECIFIED stands here so that the tables are whole. */
+export const volumeStates: Names<VolumeState, ApiVolumeState> = {
+  creating: 'VOLUME_STATE_CREATING',
+  available: 'VOLUME_STATE_AVAILABLE',
+  deleting: 'VOLUME_STATE_DELETING',
+  deleted: 'VOLUME_STATE_DELETED',
+  purging: 'VOLUME_STATE_PURGING',
+  error: 'VOLUME_STATE_ERROR',
+  gone: 'VOLUME_STATE_UNSPECIFIED',
+};
+
+export const snapshotStates: Names<SnapshotState, ApiSnapshotState> = {
+  pending: 'SNAPSHOT_STATE_PENDING',
+  completed: 'SNAPSHOT_STATE_COMPLETED',
+  deleting: 'SNAPSHOT_STATE_DELETING',
+  deleted: 'SNAPSHOT_STATE_DELETED',
+  purging: 'SNAPSHOT_STATE_PURGING',
+  error: 'SNAPSHOT_STATE_ERROR',
+  gone: 'SNAPSHOT_STATE_UNSPECIFIED',
+};
+
+export const exportStates: Names<ExportState, ApiExportState> = {
+  exporting: 'EXPORT_STATE_EXPORTING',
+  exported: 'EXPORT_STATE_EXPORTED',
+  unexporting: 'EXPORT_STATE_UNEXPORTING',
+  error: 'EXPORT_STATE_ERROR',
+  gone: 'EXPORT_STATE_UNSPECIFIED',
+};
+
+export const operationStates: Names<OperationState, ApiOperationState> = {
+  running: 'OPERATION_STATE_RUNNING',
+  succeeded: 'OPERATION_STATE_SUCCEEDED',
+  failed: 'OPERATION_STATE_FAILED',
+};
+
+export const poolHealths: Names<PoolHealth, ApiPoolHealth> = {
+  unknown: 'POOL_HEALTH_UNSPECIFIED',
+  ready: 'POOL_HEALTH_READY',
+  unavailable: 'POOL_HEALTH_UNAVAILABLE',
+};
+
+/**
+ * Reads the states of a filter. A number that this version does not know comes from the loader as a number.
+ * @throws MoorageError INVALID_ARGUMENT that names the field and the states there are
+ */
+export function fromStates<State extends string>(
+  field: string,
+  names: Readonly<Record<State, string>>,
+  given: readonly (string | number)[],
+): State[] {
+  const known = Object.entries<string>(names).filter(([, name]) => !name.endsWith('_UNSPECIFIED'));
+  return given.map((value) => {
+    const found = known.find(([, name]) => name === value);
+    if (found === undefined) {
+      throw invalidField(
+        field,
+        `${value} is no state to ask for; there are ${known.map(([, name]) => name).join(', ')}`,
+      );
+    }
+    return found[0] as State;
+  });
+}

@@ -1,0 +1,44 @@
+import type { Services } from '../../src/core/services/types.js';
+import { type EndedCall, type Listener, type RunningServer, startServer } from '../../src/rpc/index.js';
+import type { CallEnvironment } from '../../src/rpc/unary.js';
+
+/** A server of the API for tests, and what it told of its calls. */
+export interface TestServer {
+  readonly server: RunningServer;
+  readonly ended: EndedCall[];
+  readonly unexpected: { readonly requestId: string; readonly error: unknown }[];
+}
+
+const clock: CallEnvironment['clock'] = {
+  now: () => Date.now(),
+  monotonic: () => performance.now(),
+  sleep: (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds).unref()),
+};
+
+/** Serves the services at the listeners. */
+export async function serve(
+  services: Services,
+  listeners: readonly Listener[],
+  limits = { messageBytes: 1 << 20, concurrentCalls: 64 },
+): Promise<TestServer> {
+  const ended: EndedCall[] = [];
+  const unexpected: TestServer['unexpected'] = [];
+  const server = await startServer({
+    services,
+    listeners,
+    limits,
+    environment: {
+      clock,
+      deadlines: { defaultMilliseconds: 60_000, maximumMilliseconds: 600_000 },
+      unexpectedError: (requestId, _method, error) => unexpected.push({ requestId, error }),
+    },
+    observer: { callBegan: () => undefined, callEnded: (call) => ended.push(call) },
+  });
+  return { server, ended, unexpected };
+}
+
+/** A plain-text listener on a free port of loopback. */
+export const plainListener: Listener = {
+  address: '127.0.0.1:0',
+  security: { kind: 'plaintext', role: 'admin', socketMode: 0o600 },
+};
