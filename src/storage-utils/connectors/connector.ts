@@ -1,0 +1,46 @@
+import type { DescriptorPayload } from '../../descriptor/index.js';
+import type { Connection } from '../libvirt/connection.js';
+import type { Bus, DiskOptions } from '../libvirt/xml.js';
+
+/** Where a connector finds things on this node. */
+export interface ConnectorContext {
+  /** An open connection to libvirt. */
+  readonly libvirt: Connection;
+  /** Folder of the node's own keyrings. */
+  readonly keyringDirectory: string;
+}
+
+/** A disk that is to be connected. */
+export interface ConnectRequest {
+  readonly payload: DescriptorPayload;
+  /** Name of the device in the domain. */
+  readonly target: string;
+  readonly bus: Bus;
+  readonly options: DiskOptions;
+}
+
+/** A connected disk. */
+export interface Connected {
+  /** libvirt's `<disk>` element. */
+  readonly diskXml: string;
+  /** UUID of the libvirt secret, where there is one. */
+  readonly secretUuid?: string;
+  /** Whether this call made something on the node that was not there. */
+  readonly made: boolean;
+  /** What works but should be known. */
+  readonly warnings: readonly string[];
+}
+
+/**
+ * The node's side of a backend, in three verbs. Each may be called again after any end; `connect` leaves nothing of its
+ * own making when it fails. They run under the export's lock.
+ */
+export interface Connector {
+  /** Name in a descriptor's `connector`. */
+  readonly name: string;
+  connect(context: ConnectorContext, request: ConnectRequest): Promise<Connected>;
+  /** @returns whether there was anything to disconnect. */
+  disconnect(context: ConnectorContext, payload: DescriptorPayload): Promise<boolean>;
+  /** Makes the node see the volume's new size, before QEMU is told. */
+  extend(context: ConnectorContext, payload: DescriptorPayload, sizeBytes: number): Promise<void>;
+}
