@@ -50,13 +50,16 @@ export const migrations: readonly Migration[] = [
 /** The schema's version that this program writes. */
 export const CURRENT_VERSION = migrations.length;
 
-/** Brings a store from the version it has to the one wanted. */
-export function migrate(database: Database.Database, wanted: number = CURRENT_VERSION): void {
+/**
+ * Brings a store from the version it has to the one that `steps` lead to. A step that fails leaves the store at the version
+ * before it.
+ */
+export function migrate(database: Database.Database, steps: readonly Migration[] = migrations): void {
   const found = Number(database.pragma('user_version', { simple: true }));
-  for (const [version, migration] of migrations.entries()) {
-    if (version < found || version >= wanted) continue;
+  for (const [version, step] of steps.entries()) {
+    if (version < found) continue;
     database.transaction(() => {
-      migration(database);
+      step(database);
       database.pragma(`application_id = ${APPLICATION_ID}`);
       database.pragma(`user_version = ${version + 1}`);
     })();
