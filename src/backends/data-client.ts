@@ -1,0 +1,223 @@
+import type { BackendError, DataBackend } from '../core/ports/backend.js';
+import { corePoints, coreSize, required, wireImage, wireParent } from './mapping.js';
+import type { PoolFacts } from './pool-facts.js';
+import { dataService } from './protocol.js';
+import type { StepCaller } from './step-caller.js';
+
+/** The port's role "data", asked of the cluster's data agent. Each method throws {@link BackendError}. */
+export function dataClient(steps: StepCaller, pools: PoolFacts): DataBackend {
+  return {
+    connectorFacts: (pool) => pools.facts(pool),
+    poolStatus: (pool) => pools.status(pool),
+    probePool: (pool, context) => pools.probe(pool, context),
+
+    async openConnection(pool, context) {
+      const { answer, agentId } = await steps.call(
+        pool,
+        'data',
+        dataService.OpenConnection,
+        (step) => ({ step }),
+        context,
+      );
+      return { connectionId: answer.connectionId, agentId, addresses: answer.addresses };
+    },
+
+    async closeConnection(pool, connection, context) {
+      try {
+        const request = { connectionId: connection.connectionId };
+        await steps.call(
+          pool,
+          'data',
+          dataService.CloseConnection,
+          (step) => ({ step, ...request }),
+          context,
+          connection.agentId,
+        );
+      } catch (error) {
+        // It went with its agent, and closing what is gone is OK.
+        if ((error as Partial<BackendError>).reason !== 'UNKNOWN_CONNECTION') throw error;
+      }
+    },
+
+    async createImage(pool, request, context) {
+      const { answer } = await steps.call(
+        pool,
+        'data',
+        dataService.CreateImage,
+        (step) => ({
+          step,
+          catalogueEntry: { key: request.catalogueEntry.key, value: Buffer.from(request.catalogueEntry.value) },
+          name: request.name,
+          sizeBytes: String(request.sizeBytes),
+          parent: request.parent === undefined ? null : wireParent(request.parent),
+          pointName: request.pointName,
+        }),
+        context,
+      );
+      if (answer.outcome === 'unusable') {
+        const unusable = required('CreateImage', 'what is unusable', answer.unusable);
+        return {
+          kind: 'unusable',
+          backendId: unusable.image?.backendId ?? '',
+          points: corePoints(unusable.image?.points ?? []),
+          reason: unusable.reason,
+        };
+      }
+      const image = required('CreateImage', 'the image', answer.image);
+      return {
+        kind: 'made',
+        backendId: image.backendId,
+        sizeBytes: coreSize('CreateImage', image.sizeBytes),
+        points: corePoints(image.points),
+      };
+    },
+
+    async takePoint(pool, request, context) {
+      const { answer } = await steps.call(
+        pool,
+        'data',
+        dataService.TakePoint,
+        (step) => ({
+          step,
+          connectionId: request.connection.connectionId,
+          image: wireImage(request.image),
+          pointName: request.pointName,
+        }),
+        context,
+        request.connection.agentId,
+      );
+      const point = required('TakePoint', 'the point', answer.point);
+      const time = required('TakePoint', 'its time', answer.time);
+      return {
+        point: { name: point.name, backendId: point.backendId },
+        sizeBytes: coreSize('TakePoint', answer.sizeBytes),
+        time: Number(time.seconds) * 1000 + Math.floor(time.nanos / 1_000_000),
+      };
+    },
+
+    async removePoint(pool, request, context) {
+      await steps.call(
+        pool,
+        'data',
+        dataService.RemovePoint,
+        (step) => ({
+          step,
+          connectionId: request.connection.connectionId,
+          image: wireImage(request.image),
+          point: request.point,
+        }),
+        context,
+        request.connection.agentId,
+      );
+    },
+
+    async expandImage(pool, request, context) {
+      const { answer } = await steps.call(
+        pool,
+        'data',
+        dataService.ExpandImage,
+        (step) => ({
+          step,
+          connectionId: request.connection.connectionId,
+          image: wireImage(request.image),
+          sizeBytes: String(request.sizeBytes),
+        }),
+        context,
+        request.connection.agentId,
+      );
+      return { sizeBytes: coreSize('ExpandImage', answer.sizeBytes) };
+    },
+
+    async getUsage(pool, image, context) {
+      const { answer } = await steps.call(
+        pool,
+        'data',
+        dataService.GetUsage,
+        (step) => ({ step, image: wireImage(image) }),
+        context,
+      );
+      return answer.holders.map(({ address, watches, locks, client }) => ({ address, watches, locks, client }));
+    },
+
+    async trashImage(pool, request, context) {
+      await steps.call(
+        pool,
+        'data',
+        dataService.TrashImage,
+        (step) => ({
+          step,
+          image: wireImage(request.image),
+          defermentSeconds: String(Math.ceil(request.defermentSeconds)),
+        }),
+        context,
+      );
+    },
+
+    async restoreImage(pool, request, context) {
+      await steps.call(
+        pool,
+        'data',
+        dataService.RestoreImage,
+        (step) => ({
+          step,
+          catalogueEntry: { key: request.catalogueEntry.key, value: Buffer.from(request.catalogueEntry.value) },
+          image: wireImage(request.image),
+          newName: request.newName,
+        }),
+        context,
+      );
+    },
+
+    async purgeImage(pool, request, context) {
+      await steps.call(
+        pool,
+        'data',
+        dataService.PurgeImage,
+        (step) => ({
+          step,
+          image: wireImage(request.image),
+          formerNames: [...request.image.formerNames],
+          catalogueKey: request.catalogueKey,
+        }),
+        context,
+      );
+    },
+
+    async putCatalogueEntry(pool, entry, context) {
+      const wire = { key: entry.key, value: Buffer.from(entry.value) };
+      await steps.call(pool, 'data', dataService.PutCatalogueEntry, (step) => ({ step, entry: wire }), context);
+    },
+
+    async removeCatalogueEntry(pool, key, context) {
+      await steps.call(pool, 'data', dataService.RemoveCatalogueEntry, (step) => ({ step, key }), context);
+    },
+
+    async listCatalogueEntries(pool, range, context) {
+      const { answer } = await steps.call(
+        pool,
+        'data',
+        dataService.ListCatalogueEntries,
+        (step) => ({ step, cursor: range.cursor, limit: range.limit }),
+        context,
+      );
+      return {
+        entries: answer.entries.map(({ key, value }) => ({ key, value })),
+        nextCursor: answer.nextCursor,
+      };
+    },
+
+    async listImages(pool, range, context) {
+      const { answer } = await steps.call(
+        pool,
+        'data',
+        dataService.ListImages,
+        (step) => ({ step, cursor: range.cursor, limit: range.limit }),
+        context,
+      );
+      return {
+        images: answer.images.map(({ name, backendId, trashed }) => ({ name, backendId, trashed })),
+        nextCursor: answer.nextCursor,
+      };
+    },
+  } satisfies DataBackend;
+}
