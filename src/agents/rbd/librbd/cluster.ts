@@ -25,6 +25,8 @@ const rados_mon_command_target = rados(
 );
 const rados_ioctx_create = rados('int rados_ioctx_create(void *cluster, const char *pool_name, void *ioctx)');
 
+const rados_set_pool_full_try = rados('void rados_set_pool_full_try(void *io)');
+
 /** How to reach a cluster. */
 export interface ClusterOptions {
   /** Path of ceph.conf. */
@@ -211,6 +213,8 @@ export class Cluster {
       this.#openUses -= 1;
       throw error;
     }
+    // A full pool answers ENOSPC or EDQUOT then, and lets removals pass; without it requests wait until there is room.
+    rados_set_pool_full_try.now(pointerIn(cell));
     return new PoolContext(pointerIn(cell), name, () => {
       this.#openUses -= 1;
     });

@@ -1,0 +1,124 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { isCephError } from '../librbd/errors.js';
+import { RbdImage } from '../librbd/image.js';
+import type { PoolContext } from '../librbd/pool-context.js';
+import {
+  createSnapshot,
+  listSnapshots,
+  removeSnapshot,
+  removeSnapshotById,
+  type Snapshot,
+  snapshotTime,
+} from '../librbd/snapshot.js';
+import { notFound } from '../step-error.js';
+import type { StepScope } from '../steps.js';
+import type { PointRecord } from './record.js';
+
+/** How long to wait before the lock is asked for again, in milliseconds. */
+const RETRY_MILLISECONDS = 50;
+
+/**
+ * Does something to an image that a node may have open. `flush` makes the exclusive lock change hands in good order; then
+ * the operation runs here, with our rights. When the guest takes the lock back in between, librbd sends the operation to
+ * the guest's client, which may not: EPERM, and it is tried again until the deadline. Never rbd_lock_acquire: that gives
+ * the guest write errors.
+ */
+export async function whileHoldingLock(image: RbdImage, scope: StepScope, operate: () => Promise<void>): Promise<void> {
+  for (;;) {
+    await image.flush();
+    try {
+      await operate();
+      return;
+    } catch (error) {
+      if (!isCephError(error, 'EPERM') || scope.remainingMilliseconds() < 2 * RETRY_MILLISECONDS) throw error;
+    }
+    await delay(RETRY_MILLISECONDS);
+  }
+}
+
+/** A point that is there. */
+export interface TakenPoint {
+  readonly snapshotId: bigint;
+  readonly sizeBytes: bigint;
+  /** Milliseconds since 1970. */
+  readonly time: number;
+}
+
+/** Takes a point of an image, unless it has one of that name. @throws CephError; StepError NOT_FOUND */
+export async function takePoint(
+  pool: PoolContext,
+  imageId: string,
+  name: string,
+  scope: StepScope,
+): Promise<TakenPoint> {
+  return RbdImage.with(pool, { id: imageId }, {}, async (image) => {
+    const find = (): Snapshot | undefined =>
+      listSnapshots(image).find((each) => each.name === name && each.namespace === 'user');
+    if (!find()) {
+      await whileHoldingLock(image, scope, async () => {
+        await createSnapshot(image, name).catch((error: unknown) => {
+          if (!isCephError(error, 'EEXIST')) throw error;
+        });
+      });
+    }
+    const snapshot = find();
+    if (!snapshot) throw notFound(`point ${name} of image id ${imageId} went away while it was taken`);
+    return {
+      snapshotId: snapshot.id,
+      sizeBytes: snapshot.sizeBytes,
+      time: snapshotTime(image, snapshot.id),
+    };
+  });
+}
+
+/**
+ * Removes a point. One that has clones goes to the trash namespace, and with the last of them; one that is there already
+ * is removed if it has none any more.
+ */
+export async function removePoint(
+  pool: PoolContext,
+  imageId: string,
+  point: PointRecord,
+  scope: StepScope,
+): Promise<void> {
+  try {
+    await RbdImage.with(pool, { id: imageId }, {}, async (image) => {
+      const snapshot = listSnapshots(image).find((each) =>
+        point.snapshotId === undefined ? each.name === point.name : each.id === point.snapshotId,
+      );
+      if (!snapshot) return;
+      await whileHoldingLock(image, scope, () => removeOne(image, snapshot));
+    });
+  } catch (error) {
+    if (!isCephError(error, 'ENOENT')) throw error;
+  }
+}
+
+async function removeOne(image: RbdImage, snapshot: Snapshot): Promise<void> {
+  try {
+    if (snapshot.namespace === 'trash') await removeSnapshotById(image, snapshot.id);
+    else await removeSnapshot(image, snapshot.name);
+  } catch (error) {
+    // EBUSY: it is in the trash namespace and has clones; it goes with the last of them.
+    const gone = isCephError(error, 'ENOENT') || (snapshot.namespace === 'trash' && isCephError(error, 'EBUSY'));
+    if (!gone) throw error;
+  }
+}
+
+/** Grows an image; does nothing when it is that large already. @returns its size, in bytes */
+export async function expandImage(
+  pool: PoolContext,
+  imageId: string,
+  sizeBytes: bigint,
+  scope: StepScope,
+): Promise<bigint> {
+  return RbdImage.with(pool, { id: imageId }, {}, async (image) => {
+    if (image.sizeBytes() < sizeBytes) {
+      await whileHoldingLock(image, scope, async () => {
+        // Asked again, after the flush has refreshed it: growing to a size that is smaller by now would be EINVAL.
+        if (image.sizeBytes() < sizeBytes) await image.grow(sizeBytes);
+      });
+    }
+    return image.sizeBytes();
+  });
+}
