@@ -1,0 +1,174 @@
+import type { DataServiceHandlers } from '../../../generated/moorage/backend/v1/DataService.js';
+import type { AgentCluster } from '../agent-context.js';
+import type { PoolContext } from '../librbd/pool-context.js';
+import type { StepScope, StepTable } from '../steps.js';
+import { listCatalogueEntries, putCatalogueEntry, removeCatalogueEntry } from './catalogue.js';
+import { OwnConnections } from './connections.js';
+import { createImageStep } from './create.js';
+import { listImages } from './listing.js';
+import { expandImage, removePoint, takePoint } from './points.js';
+import { readPoolFacts } from './pool-facts.js';
+import { purgeImage } from './purge.js';
+import {
+  checkKey,
+  checkLimit,
+  checkName,
+  checkSize,
+  readCatalogueEntry,
+  readImage,
+  readKnownImage,
+  readPoint,
+} from './record.js';
+import { SingleFlight } from './single-flight.js';
+import { restoreImage, trashImage } from './trash.js';
+import { findHolders } from './usage.js';
+
+/** What is worked on: steps on the same image do not overlap. Its name names it from before it has an id. */
+const byImage = (request: { readonly image: { readonly name: string } | null }): string | undefined =>
+  request.image?.name;
+
+/** The steps of the role "data". */
+export function dataSteps(cluster: AgentCluster): StepTable<DataServiceHandlers> {
+  const connections = new OwnConnections(cluster);
+  const purges = new SingleFlight();
+  const { shared } = cluster;
+  const inPool = <Result>(scope: StepScope, use: (pool: PoolContext) => Promise<Result>): Promise<Result> =>
+    shared.withPool(scope.poolName, use);
+
+  return {
+    GetPool: { lane: 'reads', run: (_request, scope) => readPoolFacts(shared, scope.poolName) },
+    OpenConnection: {
+      lane: 'steps',
+      run: async () => {
+        const { connectionId, addresses } = await connections.open();
+        return { connectionId, addresses: [...addresses] };
+      },
+    },
+    CloseConnection: {
+      lane: 'steps',
+      run: async (request) => {
+        await connections.close(request.connectionId);
+        return {};
+      },
+    },
+    CreateImage: {
+      lane: 'steps',
+      subject: (request) => request.name,
+      run: (request, scope) => inPool(scope, (pool) => createImageStep(pool, request)),
+    },
+    TakePoint: {
+      lane: 'steps',
+      subject: byImage,
+      run: async (request, scope) => {
+        const image = readKnownImage('image', request.image);
+        const name = checkName('point_name', request.pointName);
+        const taken = await connections.withPool(request.connectionId, scope.poolName, (pool) =>
+          takePoint(pool, image.id, name, scope),
+        );
+        return {
+          point: { name, backendId: taken.snapshotId.toString() },
+          sizeBytes: taken.sizeBytes.toString(),
+          time: { seconds: Math.floor(taken.time / 1000).toString(), nanos: (taken.time % 1000) * 1e6 },
+        };
+      },
+    },
+    RemovePoint: {
+      lane: 'steps',
+      subject: byImage,
+      run: async (request, scope) => {
+        const image = readKnownImage('image', request.image);
+        const point = readPoint('point', request.point);
+        await connections.withPool(request.connectionId, scope.poolName, (pool) =>
+          removePoint(pool, image.id, point, scope),
+        );
+        return {};
+      },
+    },
+    ExpandImage: {
+      lane: 'steps',
+      subject: byImage,
+      run: async (request, scope) => {
+        const image = readKnownImage('image', request.image);
+        const wanted = checkSize('size_bytes', request.sizeBytes);
+        const size = await connections.withPool(request.connectionId, scope.poolName, (pool) =>
+          expandImage(pool, image.id, wanted, scope),
+        );
+        return { sizeBytes: size.toString() };
+      },
+    },
+    GetUsage: {
+      lane: 'reads',
+      run: async (request, scope) => {
+        const image = readKnownImage('image', request.image);
+        return { holders: await inPool(scope, (pool) => findHolders(pool, image.id, connections.addresses())) };
+      },
+    },
+    TrashImage: {
+      lane: 'steps',
+      subject: byImage,
+      run: async (request, scope) => {
+        const image = readKnownImage('image', request.image);
+        const deferSeconds =
+          request.defermentSeconds === '0' ? 0n : checkSize('deferment_seconds', request.defermentSeconds);
+        await inPool(scope, (pool) => trashImage(pool, image, deferSeconds, connections.addresses()));
+        return { holders: [] };
+      },
+    },
+    RestoreImage: {
+      lane: 'steps',
+      subject: byImage,
+      run: async (request, scope) => {
+        const entry = readCatalogueEntry('catalogue_entry', request.catalogueEntry);
+        const image = readKnownImage('image', request.image);
+        const newName = checkName('new_name', request.newName);
+        await inPool(scope, (pool) => restoreImage(pool, entry, image, newName));
+        return {};
+      },
+    },
+    PurgeImage: {
+      lane: 'steps',
+      run: async (request, scope) => {
+        const image = readImage('image', request.image);
+        const names = request.formerNames.map((name, index) => checkName(`former_names[${index}]`, name));
+        const catalogueKey = request.catalogueKey === '' ? '' : checkKey('catalogue_key', request.catalogueKey);
+        const purge = { image, names, catalogueKey };
+        await purges.run(`${scope.poolName}/${JSON.stringify(request.image)}/${names}/${catalogueKey}`, () =>
+          inPool(scope, (pool) => purgeImage(pool, purge, connections.addresses())),
+        );
+        return {};
+      },
+    },
+    PutCatalogueEntry: {
+      lane: 'steps',
+      run: async (request, scope) => {
+        const entry = readCatalogueEntry('entry', request.entry);
+        await inPool(scope, (pool) => putCatalogueEntry(pool, entry));
+        return {};
+      },
+    },
+    RemoveCatalogueEntry: {
+      lane: 'steps',
+      run: async (request, scope) => {
+        const key = checkKey('key', request.key);
+        await inPool(scope, (pool) => removeCatalogueEntry(pool, key));
+        return {};
+      },
+    },
+    ListCatalogueEntries: {
+      lane: 'reads',
+      run: async (request, scope) => {
+        const limit = checkLimit(request.limit);
+        const page = await inPool(scope, (pool) => listCatalogueEntries(pool, request.cursor, limit));
+        return { entries: [...page.entries], nextCursor: page.nextCursor };
+      },
+    },
+    ListImages: {
+      lane: 'reads',
+      run: async (request, scope) => {
+        const limit = checkLimit(request.limit);
+        const page = await inPool(scope, (pool) => listImages(pool, request.cursor, limit));
+        return { images: [...page.images], nextCursor: page.nextCursor };
+      },
+    },
+  };
+}
