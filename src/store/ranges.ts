@@ -37,9 +37,15 @@ export function spanOf(range: ListRange): Span {
   return {
     // A cursor taken under another prefix may stand before this one.
     behind: compareBytes(cursor.sort, prefix) < 0 ? start : cursor,
-    before: successorOfPrefix(prefix),
+    before: earlier(successorOfPrefix(prefix), range.before),
     limit: range.limit,
   };
+}
+
+/** The narrower of two upper bounds; undefined bounds nothing. */
+function earlier(one: string | undefined, other: string | undefined): string | undefined {
+  if (one === undefined || other === undefined) return one ?? other;
+  return compareBytes(one, other) < 0 ? one : other;
 }
 
 /** The cursor that goes on behind an entry. */

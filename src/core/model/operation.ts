@@ -81,12 +81,10 @@ export interface AgentRecord {
   readonly dead: boolean;
 }
 
-/** `controller/<inc>`. */
+/** `controller/<inc>`. Its beat stands in `beat/<inc>` (docs/decisions/0002-beat-document.md). */
 export interface ControllerRecord {
   readonly inc: string;
   readonly state: 'live' | 'fencing' | 'fenced';
-  /** Grows with each beat; another controller compares it with what it saw, never with a clock. */
-  readonly beat: number;
   readonly agents: readonly AgentRecord[];
   /** Host name and process id, for people. */
   readonly description: string;

@@ -58,6 +58,8 @@ export interface Tombstone {
   readonly id: string;
   readonly state: 'gone';
   readonly goneTime: number;
+  /** Why there is nothing, when it could not be made in the first place. */
+  readonly reason?: string;
 }
 
 /** An image that a crash left half made or whose id could not be used: only the reaper touches it. */
@@ -151,8 +153,16 @@ export interface PoolStatus {
 
 /** A point in time that one or more snapshot operations of a volume share. */
 export interface PointInTime {
+  /** Also the point's name on the backend. */
   readonly id: string;
+  readonly poolId: string;
   readonly volumeId: string;
+  /** The connection that works on the image, with the addresses to cut off should its agent die. */
+  readonly connection?: {
+    readonly connectionId: string;
+    readonly agentId: string;
+    readonly addresses: readonly string[];
+  };
   readonly point?: Point;
   readonly sizeBytes?: number;
   readonly time?: number;

@@ -49,6 +49,8 @@ export type CommitOutcome =
 export interface ListRange {
   /** Only entries whose `sort` begins with this. */
   readonly prefix?: string;
+  /** Only entries whose `sort` is before this one. */
+  readonly before?: string;
   /** Only entries behind this cursor. It stays good while entries come and go. */
   readonly after?: string;
   readonly limit: number;

@@ -1,0 +1,144 @@
+import type { ErrorDetails } from './errors.js';
+import { Agents } from './journal/agents.js';
+import type { OperationDefinition } from './journal/definition.js';
+import { Journal } from './journal/journal.js';
+import { Membership } from './journal/membership.js';
+import { TakeOver } from './journal/takeover.js';
+import type { AgentLifecycle, Backend } from './ports/backend.js';
+import type { Clock } from './ports/clock.js';
+import type { CoreEvents, CoreMetrics } from './ports/metrics.js';
+import type { DescriptorSealer, Vault } from './ports/sealer.js';
+import type { Store } from './ports/store.js';
+import { removeExpired } from './reaper/janitor.js';
+import { Reaper, type ReaperResult } from './reaper/reaper.js';
+import type { CoreContext } from './services/context.js';
+import { createExportDefinition } from './services/exports/create-export.js';
+import { Exports } from './services/exports/exports.js';
+import { removeExportDefinition } from './services/exports/remove-export.js';
+import { Nodes } from './services/nodes.js';
+import { Operations } from './services/operations.js';
+import { Pools } from './services/pools.js';
+import { createSnapshotDefinition } from './services/snapshots/create-snapshot.js';
+import { PointsInTime } from './services/snapshots/points.js';
+import { Snapshots, snapshotTrash } from './services/snapshots/snapshots.js';
+import { deleteDefinition, undeleteDefinition } from './services/trash.js';
+import type { Services } from './services/types.js';
+import { createVolumeDefinition } from './services/volumes/create-volume.js';
+import { expandVolumeDefinition } from './services/volumes/expand-volume.js';
+import { Volumes, volumeTrash } from './services/volumes/volumes.js';
+import type { CoreSettings } from './settings.js';
+
+export { type CoreSettings, defaultCoreSettings } from './settings.js';
+export type { ErrorDetails };
+
+/** What the core is made of. */
+export interface CoreParts {
+  readonly store: Store;
+  /** Asked for late: the backend's supervision needs the core's `lifecycle` first. */
+  readonly backend: () => Backend;
+  readonly vault: Vault;
+  readonly sealer: DescriptorSealer;
+  readonly clock: Clock;
+  readonly metrics: CoreMetrics;
+  readonly events: CoreEvents;
+  readonly settings: CoreSettings;
+  /**
+   * Called once when this controller is lost (its beat stood still for too long, or another one took over): its agents must
+   * be killed and a new core made.
+   */
+  readonly onLost: () => void;
+}
+
+/** The core at work. */
+export interface Core {
+  readonly services: Services;
+  readonly lifecycle: AgentLifecycle;
+  /** Registers this controller and takes over from its dead predecessors; start the agents only after it. */
+  start(): Promise<void>;
+  /** Lets running operations finish, at most so long (milliseconds), then ends. What has not ended is taken up by the next start. */
+  stop(graceMilliseconds: number): Promise<void>;
+  /** One pass of the reaper, now. */
+  reap(): Promise<ReaperResult>;
+}
+
+/** Puts the core together. */
+export function createCore(parts: CoreParts): Core {
+  const { store, clock, events, metrics, settings } = parts;
+  const membership = new Membership(parts);
+  const context: CoreContext = {
+    ...parts,
+    liveCheck: () => membership.liveCheck(),
+    refreshMembership: () => membership.refresh(),
+  };
+  const definitions = operationDefinitions(context);
+  const journal = new Journal({ store, clock, events, metrics, settings, membership, definitions });
+  const agents = new Agents({ store, backend: parts.backend, settings, membership, definitions });
+  const takeOver = new TakeOver({ store, clock, events, settings, membership, agents, journal });
+  const reaper = new Reaper(context, membership);
+  const background: Promise<void>[] = [];
+
+  const reap = async (): Promise<ReaperResult> => {
+    const started = clock.monotonic();
+    const result = await reaper.pass();
+    metrics.reaperPass({ ...result, milliseconds: clock.monotonic() - started });
+    return result;
+  };
+
+  const reapForEver = async (): Promise<void> => {
+    while (!membership.signal.aborted) {
+      await clock.sleep(settings.reaperIntervalMilliseconds, membership.signal);
+      if (membership.signal.aborted) return;
+      try {
+        await reap();
+        await removeExpired(context);
+      } catch (error) {
+        events.notice({
+          level: 'warn',
+          message: 'a pass of the reaper ended early; the next one goes on',
+          fields: {},
+          error,
+        });
+      }
+    }
+  };
+
+  return {
+    services: {
+      volumes: new Volumes(context, journal),
+      snapshots: new Snapshots(context, journal),
+      exports: new Exports(context, journal),
+      nodes: new Nodes(context, journal),
+      pools: new Pools(context, journal),
+      operations: new Operations(context, journal),
+    },
+    lifecycle: agents,
+    start: async () => {
+      await membership.start();
+      await takeOver.inherit();
+      background.push(takeOver.run(), reapForEver());
+    },
+    stop: async (graceMilliseconds) => {
+      await journal.drain(graceMilliseconds);
+      await membership.stop();
+      await Promise.all([...background, journal.settled()]);
+    },
+    reap,
+  };
+}
+
+function operationDefinitions(core: CoreContext): readonly OperationDefinition<never>[] {
+  const points = new PointsInTime(core);
+  const definitions = [
+    createVolumeDefinition(core),
+    expandVolumeDefinition(core),
+    deleteDefinition(core, volumeTrash(core)),
+    undeleteDefinition(core, volumeTrash(core)),
+    createSnapshotDefinition(core, points),
+    deleteDefinition(core, snapshotTrash(core)),
+    undeleteDefinition(core, snapshotTrash(core)),
+    createExportDefinition(core),
+    removeExportDefinition(core),
+  ];
+  // The runner hands each definition only the plans of its own kind.
+  return definitions as unknown as readonly OperationDefinition<never>[];
+}

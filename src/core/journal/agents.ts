@@ -1,0 +1,154 @@
+import type { AgentRecord, ControllerRecord, Operation } from '../model/operation.js';
+import type { PointInTime, Pool } from '../model/resources.js';
+import type { AgentIdentity, AgentLifecycle, Backend, StepContext } from '../ports/backend.js';
+import type { Store, StoredDocument } from '../ports/store.js';
+import type { CoreSettings } from '../settings.js';
+import type { OperationDefinition } from './definition.js';
+import { indexes } from './documents.js';
+import type { Membership } from './membership.js';
+
+/*
+ * Agents that died. A data agent may die while it holds the exclusive lock of an image that a guest waits for, and with a
+ * request of its still under way. Its successor may not break that lock (it has no right to blocklist anybody, so that it
+ * never fences a slow guest by accident). So before a new data agent is given its first step, the fence agent cuts off every
+ * address that the dead one had (its own, and those of the connections that it opened for work on open images: all of them
+ * were committed before they were used), and breaks the locks that these addresses left, by exact owner.
+ *
+ * An agent stands in the controller's record from before its first step until this is done. Whoever takes over from a
+ * controller takes over its agents in the same commit, as dead ones.
+ */
+
+/** Does the core's part when agents come and go. */
+export class Agents implements AgentLifecycle {
+  private readonly store: Store;
+  private readonly backend: () => Backend;
+  private readonly settings: CoreSettings;
+  private readonly membership: Membership;
+  private readonly definitions: ReadonlyMap<string, OperationDefinition<unknown>>;
+  private cleaning: Promise<void> = Promise.resolve();
+
+  constructor(options: {
+    store: Store;
+    backend: () => Backend;
+    settings: CoreSettings;
+    membership: Membership;
+    definitions: readonly OperationDefinition<never>[];
+  }) {
+    this.store = options.store;
+    this.backend = options.backend;
+    this.settings = options.settings;
+    this.membership = options.membership;
+    this.definitions = new Map(
+      options.definitions.map((definition) => [definition.kind, definition as unknown as OperationDefinition<unknown>]),
+    );
+  }
+
+  async admit(agent: AgentIdentity): Promise<void> {
+    const record: AgentRecord = { ...agent, dead: false };
+    await this.membership.changeAgents((agents) => [...agents.filter((one) => one.agentId !== agent.agentId), record]);
+    if (agent.role === 'data') await this.clean(agent.cluster);
+  }
+
+  async died(agent: AgentIdentity): Promise<void> {
+    await this.membership.changeAgents((agents) =>
+      agents
+        // A late request of a dead fence agent harms nothing (the journal's essay, 5), so nothing of it is cleaned up.
+        .filter((one) => one.agentId !== agent.agentId || one.role === 'data')
+        .map((one) => (one.agentId === agent.agentId ? { ...one, dead: true } : one)),
+    );
+  }
+
+  /** Takes the agents of a dead controller over into this one's record; the writes that fence it go into the same commit. */
+  async inherit(
+    dead: StoredDocument<ControllerRecord>,
+    writes: Parameters<Membership['changeAgents']>[1],
+  ): Promise<void> {
+    const inherited = dead.value.agents
+      .filter((agent) => agent.role === 'data')
+      .map((agent) => ({ ...agent, dead: true }));
+    await this.membership.changeAgents((agents) => {
+      const known = new Set(agents.map((agent) => agent.agentId));
+      return [...agents, ...inherited.filter((agent) => !known.has(agent.agentId))];
+    }, writes);
+  }
+
+  /** Cuts the dead agents of a cluster off and breaks the locks that they left; one clean-up at a time. */
+  clean(cluster: string): Promise<void> {
+    const next = this.cleaning.then(() => this.cleanNow(cluster));
+    this.cleaning = next.catch(() => undefined);
+    return next;
+  }
+
+  private async cleanNow(cluster: string): Promise<void> {
+    const dead = this.membership.agents.filter((agent) => agent.cluster === cluster && agent.dead);
+    if (dead.length === 0) return;
+    const deadIds = new Set(dead.map((agent) => agent.agentId));
+    const pools = (await this.poolsOf(cluster)).map((document) => document.value);
+    if (pools.length > 0) {
+      const addresses = [...dead.flatMap((agent) => agent.addresses), ...(await this.connectionsOf(deadIds))];
+      for (const pool of pools) await this.cutOff(pool, [...new Set(addresses)]);
+    }
+    await this.membership.changeAgents((agents) => agents.filter((agent) => !deadIds.has(agent.agentId)));
+  }
+
+  private async cutOff(pool: Pool, addresses: readonly string[]): Promise<void> {
+    const { fence } = this.backend();
+    const expirySeconds = this.settings.cutOffExpirySeconds;
+    await fence.cutOff(pool, { addresses, expirySeconds }, this.context('cut-off-dead-agent'));
+    for (const operation of await this.runningOperations()) {
+      if (operation.poolId !== pool.id) continue;
+      const definition = this.definitions.get(operation.kind);
+      for (const image of (await definition?.images(operation.plan, operation)) ?? []) {
+        await fence.breakLocks(pool, { image, ownerAddresses: addresses }, this.context('break-dead-agents-locks'));
+      }
+    }
+  }
+
+  private context(name: string): StepContext {
+    return {
+      operationId: '',
+      name,
+      timeoutMilliseconds: this.settings.stepTimeoutMilliseconds,
+      signal: this.membership.signal,
+    };
+  }
+
+  private async poolsOf(cluster: string): Promise<readonly StoredDocument<Pool>[]> {
+    const pools = await listAll<Pool>(this.store, indexes.pools);
+    return pools.filter((pool) => pool.value.settings.cluster === cluster);
+  }
+
+  private async connectionsOf(agentIds: ReadonlySet<string>): Promise<readonly string[]> {
+    const points = await listAll<PointInTime>(this.store, indexes.points);
+    const operations = await this.runningOperations();
+    const connections = [
+      ...points.map((point) => point.value.connection),
+      ...operations.map(
+        (operation) => (operation.plan as { connection?: PointInTime['connection'] } | null)?.connection,
+      ),
+    ];
+    return connections.flatMap((connection) =>
+      connection !== undefined && agentIds.has(connection.agentId) ? connection.addresses : [],
+    );
+  }
+
+  private async runningOperations(): Promise<readonly Operation[]> {
+    return (await listAll<Operation>(this.store, indexes.operationsRunning)).map((document) => document.value);
+  }
+}
+
+/** Everything in an index, or in the part of it before a position. */
+export async function listAll<T>(store: Store, index: string, before?: string): Promise<readonly StoredDocument<T>[]> {
+  const documents: StoredDocument<T>[] = [];
+  let after: string | undefined;
+  do {
+    const page = await store.list<T>(index, {
+      limit: 500,
+      ...(after === undefined ? {} : { after }),
+      ...(before === undefined ? {} : { before }),
+    });
+    documents.push(...page.documents);
+    after = page.cursor;
+  } while (after !== undefined);
+  return documents;
+}

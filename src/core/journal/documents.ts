@@ -1,0 +1,232 @@
+import type { ImageRecord } from '../model/image.js';
+import type { ControllerRecord, LockRecord, Operation, TokenRecord } from '../model/operation.js';
+import type {
+  Debris,
+  Export,
+  Grant,
+  Node,
+  PointInTime,
+  Pool,
+  Snapshot,
+  Tombstone,
+  Volume,
+} from '../model/resources.js';
+import type { Expectation, IndexEntry, Store, Write } from '../ports/store.js';
+
+/*
+ * Which document has which key and stands in which indexes. This is the schema of the store: every put of the core is made
+ * here, so that an index can never be forgotten at one place.
+ */
+
+/** Keys of documents. */
+export const keys = {
+  volume: (id: string) => `volume/${id}`,
+  snapshot: (id: string) => `snapshot/${id}`,
+  export: (id: string) => `export/${id}`,
+  grant: (id: string) => `grant/${id}`,
+  node: (id: string) => `node/${id}`,
+  pool: (id: string) => `pool/${id}`,
+  operation: (id: string) => `op/${id}`,
+  lock: (resourceId: string) => `lock/${resourceId}`,
+  token: (principal: string, method: string, token: string) =>
+    `token/${encodeURIComponent(principal)}/${method}/${token}`,
+  point: (id: string) => `point/${id}`,
+  debris: (poolId: string, name: string) => `debris/${poolId}/${name}`,
+  controller: (inc: string) => `controller/${inc}`,
+  beat: (inc: string) => `beat/${inc}`,
+} as const;
+
+/** Names of indexes; those with a parameter are functions. */
+export const indexes = {
+  volumes: 'volumes',
+  volumesAll: 'volumes-all',
+  volumesOfPool: (poolId: string) => `volumes-of-pool/${poolId}`,
+  volumesOfSnapshot: (snapshotId: string) => `volumes-of-snapshot/${snapshotId}`,
+  snapshots: 'snapshots',
+  snapshotsAll: 'snapshots-all',
+  snapshotsOfPool: (poolId: string) => `snapshots-of-pool/${poolId}`,
+  snapshotsOfVolume: (volumeId: string) => `snapshots-of-volume/${volumeId}`,
+  exports: 'exports',
+  exportsOfNode: (nodeId: string) => `exports-of-node/${nodeId}`,
+  exportsOfVolume: (volumeId: string) => `exports-of-volume/${volumeId}`,
+  /** Exports that pin a volume or snapshot. */
+  pinsOf: (resourceId: string) => `pins-of/${resourceId}`,
+  /** Volumes and snapshots whose image is, or is being, cloned from that of a resource. */
+  childrenOf: (resourceId: string) => `children-of/${resourceId}`,
+  nodes: 'nodes',
+  pools: 'pools',
+  operations: 'operations',
+  operationsRunning: 'operations-running',
+  operationsOf: (resourceId: string) => `operations-of/${resourceId}`,
+  /** What the reaper looks at, by the time from when it may. */
+  reap: 'reap',
+  debris: 'debris',
+  points: 'points',
+  controllers: 'controllers',
+  tokensOf: (resourceId: string) => `tokens-of/${resourceId}`,
+  /** What is kept for a while only, by when it ends. */
+  expiry: 'expiry',
+} as const;
+
+/** A time as a sort key. */
+export function sortableTime(milliseconds: number): string {
+  return Math.max(0, Math.floor(milliseconds)).toString().padStart(15, '0');
+}
+
+function byAge(resource: { readonly id: string; readonly createTime: number }): string {
+  return `${sortableTime(resource.createTime)}/${resource.id}`;
+}
+
+function put(key: string, expect: Expectation, value: unknown, entries: readonly IndexEntry[]): Write {
+  return { kind: 'put', key, expect, value, indexes: entries };
+}
+
+/** How long finished operations, and the tokens and tombstones of what is gone, are kept: a day. */
+export const KEPT_MILLISECONDS = 24 * 60 * 60 * 1000;
+
+/** From its begin a clone counts as a child of its source; it stops to only when its image is known to have no parent. */
+function mayHaveParent(resource: { readonly image?: ImageRecord }): boolean {
+  return resource.image === undefined || resource.image.parent !== undefined;
+}
+
+/** Puts a volume. */
+export function putVolume(volume: Volume, expect: Expectation): Write {
+  const sort = byAge(volume);
+  const live = volume.state !== 'deleted' && volume.state !== 'purging';
+  const entries: IndexEntry[] = [
+    { index: indexes.volumesAll, sort },
+    { index: indexes.volumesOfPool(volume.poolId), sort },
+  ];
+  if (live) entries.push({ index: indexes.volumes, sort });
+  if (volume.sourceSnapshotId !== undefined) {
+    entries.push({ index: indexes.volumesOfSnapshot(volume.sourceSnapshotId), sort });
+    if (mayHaveParent(volume)) entries.push({ index: indexes.childrenOf(volume.sourceSnapshotId), sort });
+  }
+  if (!live) entries.push({ index: indexes.reap, sort: `${sortableTime(volume.purgeTime ?? 0)}/${volume.id}` });
+  return put(keys.volume(volume.id), expect, volume, entries);
+}
+
+/** Puts a snapshot. */
+export function putSnapshot(snapshot: Snapshot, expect: Expectation): Write {
+  const sort = byAge(snapshot);
+  const live = snapshot.state !== 'deleted' && snapshot.state !== 'purging';
+  const entries: IndexEntry[] = [
+    { index: indexes.snapshotsAll, sort },
+    { index: indexes.snapshotsOfPool(snapshot.poolId), sort },
+    { index: indexes.snapshotsOfVolume(snapshot.volumeId), sort },
+  ];
+  if (mayHaveParent(snapshot)) entries.push({ index: indexes.childrenOf(snapshot.volumeId), sort });
+  if (live) entries.push({ index: indexes.snapshots, sort });
+  else entries.push({ index: indexes.reap, sort: `${sortableTime(snapshot.purgeTime ?? 0)}/${snapshot.id}` });
+  return put(keys.snapshot(snapshot.id), expect, snapshot, entries);
+}
+
+/** Puts what is left of a purged volume, snapshot, or ended export, under the key that it had. */
+export function putTombstone(key: string, tombstone: Tombstone, expect: Expectation): Write {
+  return put(key, expect, tombstone, []);
+}
+
+/** Puts an export. */
+export function putExport(item: Export, expect: Expectation): Write {
+  const sort = byAge(item);
+  return put(keys.export(item.id), expect, item, [
+    { index: indexes.exports, sort },
+    { index: indexes.exportsOfNode(item.nodeId), sort },
+    { index: indexes.exportsOfVolume(item.volumeId), sort },
+    ...item.ancestorIds.map((id) => ({ index: indexes.pinsOf(id), sort })),
+  ]);
+}
+
+/** Puts a grant; it goes a day after it could last be redeemed, unless it was: then it lives as long as its export, and a day. */
+export function putGrant(grant: Grant, expect: Expectation): Write {
+  const entries =
+    grant.exportId === ''
+      ? [{ index: indexes.expiry, sort: `${sortableTime(grant.expireTime + KEPT_MILLISECONDS)}/${grant.id}` }]
+      : [{ index: indexes.tokensOf(grant.exportId), sort: keys.grant(grant.id) }];
+  return put(keys.grant(grant.id), expect, grant, entries);
+}
+
+/**
+ * The writes that let the tokens and grants of a resource go at a time (milliseconds since the epoch), because the resource
+ * is gone or could not be made.
+ */
+export async function expireDependents(
+  store: Store,
+  resourceId: string,
+  expireTime: number,
+): Promise<readonly Write[]> {
+  const writes: Write[] = [];
+  let after: string | undefined;
+  do {
+    const page = await store.list<TokenRecord | Grant>(indexes.tokensOf(resourceId), {
+      limit: 100,
+      ...(after === undefined ? {} : { after }),
+    });
+    for (const { key, rev, value } of page.documents) {
+      const expiry = { index: indexes.expiry, sort: `${sortableTime(expireTime)}/${key}` };
+      writes.push(put(key, rev, value, [{ index: indexes.tokensOf(resourceId), sort: key }, expiry]));
+    }
+    after = page.cursor;
+  } while (after !== undefined);
+  return writes;
+}
+
+/** Puts a node. */
+export function putNode(node: Node, expect: Expectation): Write {
+  return put(keys.node(node.id), expect, node, [{ index: indexes.nodes, sort: node.id }]);
+}
+
+/** Puts a pool. */
+export function putPool(pool: Pool, expect: Expectation): Write {
+  return put(keys.pool(pool.id), expect, pool, [{ index: indexes.pools, sort: pool.id }]);
+}
+
+/** Puts an operation. A finished one goes after a day. */
+export function putOperation(operation: Operation, expect: Expectation): Write {
+  const sort = byAge(operation);
+  const entries: IndexEntry[] = [
+    { index: indexes.operations, sort },
+    { index: indexes.operationsOf(operation.resourceId), sort },
+  ];
+  if (operation.state === 'running') entries.push({ index: indexes.operationsRunning, sort });
+  else {
+    const end = (operation.endTime ?? operation.updateTime) + KEPT_MILLISECONDS;
+    entries.push({ index: indexes.expiry, sort: `${sortableTime(end)}/${operation.id}` });
+  }
+  return put(keys.operation(operation.id), expect, operation, entries);
+}
+
+/** Puts or removes a lock record. */
+export function putLock(resourceId: string, record: LockRecord, expect: Expectation): Write {
+  const key = keys.lock(resourceId);
+  return record.holders.length === 0 ? { kind: 'delete', key, expect } : put(key, expect, record, []);
+}
+
+/** Puts what a client token made. It stays until `expireDependents` says when it goes. */
+export function putToken(key: string, record: TokenRecord, expect: Expectation): Write {
+  return put(key, expect, record, [{ index: indexes.tokensOf(record.resourceId), sort: key }]);
+}
+
+/** Puts a shared point in time. */
+export function putPoint(point: PointInTime, expect: Expectation): Write {
+  return put(keys.point(point.id), expect, point, [{ index: indexes.points, sort: point.id }]);
+}
+
+/** Puts debris for the reaper. */
+export function putDebris(debris: Debris, expect: Expectation): Write {
+  const sort = `${sortableTime(debris.createTime)}/${debris.name}`;
+  const entries: IndexEntry[] = [{ index: indexes.debris, sort }];
+  if (debris.image.parent !== undefined)
+    entries.push({ index: indexes.childrenOf(debris.image.parent.resourceId), sort });
+  return put(keys.debris(debris.poolId, debris.name), expect, debris, entries);
+}
+
+/** Puts a controller's record. */
+export function putController(record: ControllerRecord, expect: Expectation): Write {
+  return put(keys.controller(record.inc), expect, record, [{ index: indexes.controllers, sort: record.inc }]);
+}
+
+/** Puts a controller's beat: a document of its own, so that a beat does not disturb the commits that check the record. */
+export function putBeat(inc: string, beat: number, expect: Expectation): Write {
+  return put(keys.beat(inc), expect, { beat }, []);
+}

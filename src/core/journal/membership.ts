@@ -1,0 +1,158 @@
+import { randomUUID } from 'node:crypto';
+import type { AgentRecord, ControllerRecord } from '../model/operation.js';
+import type { Clock } from '../ports/clock.js';
+import type { CoreEvents } from '../ports/metrics.js';
+import type { Store, Write } from '../ports/store.js';
+import { StoreError } from '../ports/store.js';
+import type { CoreSettings } from '../settings.js';
+import { keys, putBeat, putController } from './documents.js';
+
+/**
+ * This controller's place among the controllers: its record, its beat, and the two questions that every commit and every
+ * step asks. The journal's essay (journal.ts) says why they are enough.
+ */
+export class Membership {
+  readonly inc = randomUUID();
+  private readonly store: Store;
+  private readonly clock: Clock;
+  private readonly events: CoreEvents;
+  private readonly settings: CoreSettings;
+  private readonly onLost: () => void;
+  private record: ControllerRecord;
+  private recordRev = 0;
+  private beat = 0;
+  private lastBeatStarted = Number.NEGATIVE_INFINITY;
+  private readonly stopping = new AbortController();
+  private lost = false;
+  private beating: Promise<void> = Promise.resolve();
+  private changes: Promise<void> = Promise.resolve();
+
+  constructor(options: {
+    store: Store;
+    clock: Clock;
+    events: CoreEvents;
+    settings: CoreSettings;
+    /** Called once when the beat stood still for T: everything that this controller had begun belongs to others now. */
+    onLost: () => void;
+  }) {
+    this.store = options.store;
+    this.clock = options.clock;
+    this.events = options.events;
+    this.settings = options.settings;
+    this.onLost = options.onLost;
+    this.record = { inc: this.inc, state: 'live', agents: [], description: options.settings.description };
+  }
+
+  /** Aborts when this controller is lost or stops: whoever waits for a step or sleeps listens to it. */
+  get signal(): AbortSignal {
+    return this.stopping.signal;
+  }
+
+  /** The agents of this controller, with the dead ones whose traces are not cleaned up yet. */
+  get agents(): readonly AgentRecord[] {
+    return this.record.agents;
+  }
+
+  /** Registers this start and begins to beat. */
+  async start(): Promise<void> {
+    const started = this.clock.monotonic();
+    const outcome = await this.store.commit([
+      putController(this.record, 'absent'),
+      putBeat(this.inc, this.beat, 'absent'),
+    ]);
+    if (!outcome.ok) throw new StoreError('corrupt', 'A controller of this id is in the store already.');
+    this.recordRev = outcome.rev;
+    this.lastBeatStarted = started;
+    this.beating = this.keepBeating();
+  }
+
+  /** Ends the beat. The record stays: the next start, or another controller, takes over what is still running. */
+  async stop(): Promise<void> {
+    this.stopping.abort(new Error('The controller stops.'));
+    await this.beating;
+  }
+
+  /** Whether a step may begin: the last beat that succeeded started less than T/2 ago. */
+  mayStep(): boolean {
+    return !this.lost && this.clock.monotonic() - this.lastBeatStarted < this.settings.beatTimeoutMilliseconds / 2;
+  }
+
+  /** The write that every commit carries: it passes only while this controller is live. */
+  liveCheck(): Write {
+    return { kind: 'check', key: keys.controller(this.inc), expect: this.recordRev };
+  }
+
+  /**
+   * Call when a commit failed on `liveCheck`. Reads the record again.
+   * @returns whether this controller is still live, so that the commit can be tried again
+   */
+  async refresh(): Promise<boolean> {
+    const document = await this.store.get<ControllerRecord>(keys.controller(this.inc));
+    if (document === undefined || document.value.state !== 'live') {
+      this.lose('Another controller has taken over from this one.');
+      return false;
+    }
+    this.record = document.value;
+    this.recordRev = document.rev;
+    return true;
+  }
+
+  /** Changes the agents in the record, one change after the other; `also` are writes of the same commit. */
+  changeAgents(
+    change: (agents: readonly AgentRecord[]) => readonly AgentRecord[],
+    also: readonly Write[] = [],
+  ): Promise<void> {
+    const next = this.changes.then(async () => {
+      for (;;) {
+        this.signal.throwIfAborted();
+        const record: ControllerRecord = { ...this.record, agents: change(this.record.agents) };
+        const outcome = await this.store.commit([putController(record, this.recordRev), ...also]);
+        if (outcome.ok) {
+          this.record = record;
+          this.recordRev = outcome.rev;
+          return;
+        }
+        if (outcome.conflicts.some((conflict) => conflict.key !== keys.controller(this.inc))) {
+          throw new StoreError('unknown', 'The record of another controller changed while it was being taken over.');
+        }
+        if (!(await this.refresh())) throw new Error('This controller is no longer live.');
+      }
+    });
+    this.changes = next.catch(() => undefined);
+    return next;
+  }
+
+  private async keepBeating(): Promise<void> {
+    while (!this.signal.aborted) {
+      await this.clock.sleep(this.settings.beatTimeoutMilliseconds / 5, this.signal);
+      if (this.signal.aborted) return;
+      const started = this.clock.monotonic();
+      if (started - this.lastBeatStarted >= this.settings.beatTimeoutMilliseconds) {
+        this.lose('The beat stood still for too long.');
+        return;
+      }
+      try {
+        const outcome = await this.store.commit([this.liveCheck(), putBeat(this.inc, this.beat + 1, 'any')]);
+        if (outcome.ok) {
+          this.beat += 1;
+          this.lastBeatStarted = started;
+        } else if (!(await this.refresh())) return;
+      } catch (error) {
+        this.events.notice({
+          level: 'warn',
+          message: 'a beat did not reach the store',
+          fields: { inc: this.inc },
+          error,
+        });
+      }
+    }
+  }
+
+  private lose(why: string): void {
+    if (this.lost || this.signal.aborted) return;
+    this.lost = true;
+    this.events.notice({ level: 'error', message: `this controller is lost: ${why}`, fields: { inc: this.inc } });
+    this.stopping.abort(new Error(why));
+    this.onLost();
+  }
+}

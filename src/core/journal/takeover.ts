@@ -1,0 +1,108 @@
+import type { ControllerRecord, Operation } from '../model/operation.js';
+import type { Clock } from '../ports/clock.js';
+import type { CoreEvents } from '../ports/metrics.js';
+import type { Store, StoredDocument } from '../ports/store.js';
+import type { CoreSettings } from '../settings.js';
+import { type Agents, listAll } from './agents.js';
+import { indexes, keys, putController, putOperation } from './documents.js';
+import type { Journal } from './journal.js';
+import type { Membership } from './membership.js';
+
+/**
+ * Take-over from a controller that is dead: its record goes to `fencing` and its agents come into this controller's record in
+ * one commit; once they are cut off it is `fenced`; then each of its operations is adopted and resumed at its phase; then its
+ * record goes. If this controller dies meanwhile, the next one finds the agents in its record and the rest as it was.
+ *
+ * With a store that is locked to this process every other controller in it is dead. (With a store that is shared, a
+ * controller counts as dead when its beat stood still for 2T; that watch belongs to the store that several controllers use.)
+ */
+export class TakeOver {
+  private readonly store: Store;
+  private readonly clock: Clock;
+  private readonly events: CoreEvents;
+  private readonly settings: CoreSettings;
+  private readonly membership: Membership;
+  private readonly agents: Agents;
+  private readonly journal: Journal;
+
+  constructor(options: {
+    store: Store;
+    clock: Clock;
+    events: CoreEvents;
+    settings: CoreSettings;
+    membership: Membership;
+    agents: Agents;
+    journal: Journal;
+  }) {
+    this.store = options.store;
+    this.clock = options.clock;
+    this.events = options.events;
+    this.settings = options.settings;
+    this.membership = options.membership;
+    this.agents = options.agents;
+    this.journal = options.journal;
+  }
+
+  /**
+   * Takes the agents of every controller that is known to be dead into this one's record. Before this controller's own agents
+   * start: none of them is then given a step before the traces of the dead ones are cleaned up.
+   */
+  async inherit(): Promise<void> {
+    for (const dead of await this.deadControllers()) {
+      const fencing: ControllerRecord = { ...dead.value, state: 'fencing', agents: [] };
+      await this.agents.inherit(dead, [putController(fencing, dead.rev)]);
+    }
+  }
+
+  /** Finishes the take-over of those; tries again until it has, or this controller stops. */
+  async run(): Promise<void> {
+    for (let pause = 50; ; pause = Math.min(pause * 2, this.settings.retryLimitMilliseconds)) {
+      if (this.membership.signal.aborted) return;
+      try {
+        const clusters = this.membership.agents.filter((agent) => agent.dead).map((agent) => agent.cluster);
+        for (const cluster of new Set(clusters)) await this.agents.clean(cluster);
+        for (const dead of await this.deadControllers()) await this.takeOverFrom(dead.value);
+        return;
+      } catch (error) {
+        if (this.membership.signal.aborted) return;
+        this.events.notice({
+          level: 'warn',
+          message: 'a take-over is tried again',
+          fields: { inc: this.membership.inc },
+          error,
+        });
+        await this.clock.sleep(pause, this.membership.signal);
+      }
+    }
+  }
+
+  private async deadControllers(): Promise<readonly StoredDocument<ControllerRecord>[]> {
+    if (!this.settings.storeIsExclusive) return [];
+    const controllers = await listAll<ControllerRecord>(this.store, indexes.controllers);
+    return controllers.filter((controller) => controller.value.inc !== this.membership.inc);
+  }
+
+  private async takeOverFrom(dead: ControllerRecord): Promise<void> {
+    const operations = await listAll<Operation>(this.store, indexes.operationsRunning);
+    for (const operation of operations) {
+      if (operation.value.owner === dead.inc) await this.adopt(operation);
+    }
+    await this.store.commit([
+      this.membership.liveCheck(),
+      { kind: 'delete', key: keys.controller(dead.inc), expect: 'any' },
+      { kind: 'delete', key: keys.beat(dead.inc), expect: 'any' },
+    ]);
+    this.events.notice({
+      level: 'info',
+      message: 'took over from a controller that ended',
+      fields: { from: dead.inc, description: dead.description },
+    });
+  }
+
+  private async adopt(operation: StoredDocument<Operation>): Promise<void> {
+    const value: Operation = { ...operation.value, owner: this.membership.inc };
+    const outcome = await this.store.commit([putOperation(value, operation.rev), this.membership.liveCheck()]);
+    if (outcome.ok) this.journal.resume([{ key: operation.key, rev: outcome.rev, value }]);
+    else await this.membership.refresh();
+  }
+}

@@ -1,0 +1,152 @@
+import { isIP } from 'node:net';
+import { invalidField, MoorageError } from '../errors.js';
+import { indexes, keys, putNode } from '../journal/documents.js';
+import type { Journal } from '../journal/journal.js';
+import type { Node } from '../model/resources.js';
+import { requireClientToken, requireName, requireTags, requireText } from '../model/validation.js';
+import { type CoreContext, getNode, requireEtag, versioned } from './context.js';
+import { listPage } from './page-tokens.js';
+import type {
+  Caller,
+  Changed,
+  NodeService,
+  Page,
+  PageRequest,
+  RegisterNode,
+  ResourceMutation,
+  Versioned,
+} from './types.js';
+
+const MOST_ADDRESSES = 32;
+
+/** The use cases of nodes. */
+export class Nodes implements NodeService {
+  private readonly core: CoreContext;
+  private readonly journal: Journal;
+
+  constructor(core: CoreContext, journal: Journal) {
+    this.core = core;
+    this.journal = journal;
+  }
+
+  async register(request: RegisterNode, caller: Caller): Promise<Changed<Versioned<Node>>> {
+    requireClientToken(request.clientToken);
+    const wanted = this.nodeOf(request);
+    const intend = async () => {
+      const known = await this.core.store.get<Node>(keys.node(wanted.id));
+      if (known === undefined) {
+        return { intent: 'immediate' as const, resourceId: wanted.id, writes: [putNode(wanted, 'absent')] };
+      }
+      if (isSame(known.value, wanted)) return { intent: 'nothing' as const, resourceId: wanted.id, operationId: '' };
+      throw new MoorageError(
+        'ALREADY_EXISTS',
+        `node_id: there is a node ${wanted.id} already, with another key (${known.value.publicKeyId}) or other settings.`,
+        { reason: 'NODE_EXISTS', metadata: { node_id: wanted.id, public_key_id: known.value.publicKeyId } },
+      );
+    };
+    if (request.validateOnly) {
+      await intend();
+      return { resource: { value: wanted, etag: '' }, operationId: '' };
+    }
+    const { clientToken, validateOnly: _, publicKey: __, ...parameters } = request;
+    await this.journal.record({
+      method: 'RegisterNode',
+      principal: caller.name,
+      clientToken,
+      parameters: { ...parameters, publicKey: wanted.publicKey },
+      intend,
+    });
+    return { resource: versioned(await getNode(this.core.store, wanted.id)), operationId: '' };
+  }
+
+  async get(id: string, _caller: Caller): Promise<Versioned<Node>> {
+    requireName('node_id', id);
+    return versioned(await getNode(this.core.store, id));
+  }
+
+  list(request: PageRequest, caller: Caller): Promise<Page<Node>> {
+    return listPage<Node>(this.core.store, this.core.vault, request, caller, {
+      filter: ['ListNodes'],
+      index: indexes.nodes,
+      fits: () => true,
+    });
+  }
+
+  async remove(request: ResourceMutation, caller: Caller): Promise<void> {
+    requireClientToken(request.clientToken);
+    requireName('node_id', request.id);
+    const intend = async () => {
+      const document = await this.core.store.get<Node>(keys.node(request.id));
+      if (document === undefined) return { intent: 'nothing' as const, resourceId: request.id, operationId: '' };
+      requireEtag(document, request.etag);
+      const exports = await this.core.store.list<{ readonly id: string }>(indexes.exportsOfNode(request.id), {
+        limit: 10,
+      });
+      if (exports.documents.length > 0) {
+        const ids = exports.documents.map((item) => item.value.id).join(', ');
+        throw new MoorageError(
+          'FAILED_PRECONDITION',
+          `The node ${request.id} has exports (${ids}). Unexport them first.`,
+          {
+            reason: 'NODE_IN_USE',
+            metadata: { node_id: request.id, export_ids: ids },
+          },
+        );
+      }
+      // An export that begins meanwhile checks the node's revision, which this delete ends.
+      const remove = { kind: 'delete' as const, key: document.key, expect: document.rev };
+      return { intent: 'immediate' as const, resourceId: request.id, writes: [remove] };
+    };
+    if (request.validateOnly) {
+      await intend();
+      return;
+    }
+    await this.journal.record({
+      method: 'RemoveNode',
+      principal: caller.name,
+      clientToken: request.clientToken,
+      parameters: { id: request.id, etag: request.etag },
+      intend,
+    });
+  }
+
+  private nodeOf(request: RegisterNode): Node {
+    requireName('node_id', request.nodeId);
+    if (request.publicKey.length !== 32) {
+      throw invalidField(
+        'public_key',
+        `must be 32 bytes, as storage-utils init prints them, and has ${request.publicKey.length}`,
+      );
+    }
+    if (request.storageAddresses.length > MOST_ADDRESSES) {
+      throw invalidField('storage_addresses', `must be at most ${MOST_ADDRESSES}`);
+    }
+    for (const address of request.storageAddresses) {
+      if (isIP(address) === 0) {
+        throw invalidField(
+          'storage_addresses',
+          `must be IPv4 or IPv6 addresses without port; ${JSON.stringify(address.slice(0, 64))} is not`,
+        );
+      }
+    }
+    requireText('initiator_name', request.initiatorName, 223);
+    requireTags(request.tags);
+    const now = this.core.clock.now();
+    return {
+      id: request.nodeId,
+      publicKey: Buffer.from(request.publicKey).toString('base64'),
+      publicKeyId: this.core.sealer.publicKeyId(request.publicKey),
+      storageAddresses: request.storageAddresses,
+      initiatorName: request.initiatorName,
+      tags: request.tags,
+      createTime: now,
+      updateTime: now,
+    };
+  }
+}
+
+function isSame(a: Node, b: Node): boolean {
+  const essence = ({ publicKey, storageAddresses, initiatorName, tags }: Node) =>
+    JSON.stringify([publicKey, storageAddresses, initiatorName, Object.entries(tags).sort()]);
+  return essence(a) === essence(b);
+}

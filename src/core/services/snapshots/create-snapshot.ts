@@ -1,0 +1,265 @@
+import { MoorageError } from '../../errors.js';
+import type { Intent, Next, OperationDefinition, PhaseContext } from '../../journal/definition.js';
+import {
+  expireDependents,
+  KEPT_MILLISECONDS,
+  keys,
+  putDebris,
+  putPoint,
+  putSnapshot,
+  putTombstone,
+} from '../../journal/documents.js';
+import { newId, requireId } from '../../model/ids.js';
+import type { ImageParent, ImageRecord } from '../../model/image.js';
+import type { StoredFailure } from '../../model/operation.js';
+import type { PointInTime, Pool, Snapshot } from '../../model/resources.js';
+import { requireTags, requireText } from '../../model/validation.js';
+import type { BackendError } from '../../ports/backend.js';
+import type { StoredDocument, Write } from '../../ports/store.js';
+import { snapshotTo } from '../../transitions.js';
+import { type CoreContext, getPool, getSnapshot, getVolume, requireEtag } from '../context.js';
+import { requireImage, snapshotIdentityOf } from '../identity.js';
+import { debrisOf, type ImagePlan, imageRecord, isLostConnection, makeImage, refusal } from '../images.js';
+import type { CreateSnapshot } from '../types.js';
+import { BASE_POINT, tooDeep } from '../volumes/create-volume.js';
+import { requireAvailable } from '../volumes/expand-volume.js';
+import type { PointsInTime } from './points.js';
+
+/*
+ * CreateSnapshot: commit the snapshot as `pending` → take the point in time, shared with whoever else waits for one of this
+ * volume (points.ts); what the volume acknowledged before is in the snapshot → clone the point to an image of the snapshot's
+ * own and take `base` of it, from which volumes will be cloned → the last member removes the volume's point → commit as
+ * `completed`.
+ */
+
+/** Plan of the operation. */
+export interface CreateSnapshotPlan {
+  readonly volumeId: string;
+  /** Name of the snapshot's image; moves on when a step is done again. */
+  readonly imageName: string;
+  /** The shared point, from when it is recorded. */
+  readonly pointId?: string;
+  /** From when the point is taken. */
+  readonly parent?: ImageParent;
+  readonly sizeBytes?: number;
+  /** From when it is made. */
+  readonly image?: ImageRecord;
+  /** From when a step was refused for good: what the caller is told once the point is left. */
+  readonly failure?: StoredFailure;
+}
+
+type Context = PhaseContext<CreateSnapshotPlan>;
+
+/** Checks a request's fields. @throws MoorageError */
+export function checkCreateSnapshot(request: CreateSnapshot): void {
+  requireId('vol', 'volume_id', request.volumeId);
+  requireText('display_name', request.displayName);
+  requireTags(request.tags);
+}
+
+/** What the call comes to, from what the store holds now. */
+export async function intendCreateSnapshot(
+  core: CoreContext,
+  request: CreateSnapshot,
+): Promise<Intent & { readonly snapshot: Snapshot }> {
+  const document = await getVolume(core.store, request.volumeId);
+  const volume = document.value;
+  requireEtag(document, request.etag);
+  requireAvailable(volume);
+  const cloneDepth = volume.cloneDepth + 1;
+  if (cloneDepth > core.settings.hardCloneDepth) throw tooDeep(volume.id, cloneDepth, core.settings.hardCloneDepth);
+  const now = core.clock.now();
+  const snapshot: Snapshot = {
+    id: newId('snap'),
+    poolId: volume.poolId,
+    volumeId: volume.id,
+    state: 'pending',
+    statusMessage: '',
+    sizeBytes: volume.sizeBytes,
+    displayName: request.displayName,
+    tags: request.tags,
+    encrypted: volume.encrypted,
+    createTime: now,
+    updateTime: now,
+    cloneDepth,
+    operationId: newId('op'),
+  };
+  const plan: CreateSnapshotPlan = { volumeId: volume.id, imageName: snapshot.id };
+  return {
+    intent: 'operation',
+    kind: 'snapshot.create',
+    operationId: snapshot.operationId ?? '',
+    resourceId: snapshot.id,
+    poolId: volume.poolId,
+    firstPhase: 'take-point',
+    plan,
+    locks: [
+      { resourceId: snapshot.id, mode: 'exclusive' },
+      { resourceId: volume.id, mode: 'shared' },
+    ],
+    writes: [putSnapshot(snapshot, 'absent'), { kind: 'check', key: document.key, expect: document.rev }],
+    snapshot,
+  };
+}
+
+/** How the operation is carried out. */
+export function createSnapshotDefinition(
+  core: CoreContext,
+  points: PointsInTime,
+): OperationDefinition<CreateSnapshotPlan> {
+  return {
+    kind: 'snapshot.create',
+    phases: {
+      'take-point': async (context) => {
+        await points.take(context);
+        return { kind: 'reload' };
+      },
+      'create-image': (context) => createImage(core, context),
+      'remove-point': (context) => leavePoint(core, context),
+      abandon: async (context) => {
+        await removeIfLast(core, context);
+        return abandoned(core, context);
+      },
+    },
+    onRefused: async (context, error) => refused(core, context, error),
+    images: async (plan, { resourceId }) => {
+      const volume = await getVolume(core.store, plan.volumeId);
+      const snapshot = await getSnapshot(core.store, resourceId);
+      return [
+        requireImage(volume.value),
+        imageRecord(imagePlan(snapshot.value, plan), plan.image?.backendId ?? '', []),
+      ];
+    },
+  };
+}
+
+function imagePlan(snapshot: Snapshot, plan: CreateSnapshotPlan): ImagePlan {
+  const identity = {
+    ...snapshotIdentityOf(snapshot),
+    name: plan.imageName,
+    sizeBytes: plan.sizeBytes ?? snapshot.sizeBytes,
+    ...(plan.parent === undefined ? {} : { parent: plan.parent }),
+  };
+  return { identity, pointName: BASE_POINT, ...(plan.parent === undefined ? {} : { parent: plan.parent }) };
+}
+
+async function createImage(core: CoreContext, context: Context): Promise<Next<CreateSnapshotPlan>> {
+  const { operation, plan } = context;
+  const pool = (await getPool(core.store, operation.poolId)).value;
+  const snapshot = (await getSnapshot(core.store, operation.resourceId)).value;
+  const outcome = await makeImage(core, context, pool, imagePlan(snapshot, plan));
+  if ('made' in outcome) return { kind: 'phase', phase: 'remove-point', plan: { ...plan, image: outcome.made } };
+  const { again, debris } = outcome;
+  return {
+    kind: 'phase',
+    phase: 'create-image',
+    plan: { ...plan, imageName: again.identity.name },
+    writes: async () => [putDebris(debris, 'any')],
+  };
+}
+
+/** Leaves the shared point, and removes it from the backend when nobody else needs it. */
+async function leavePoint(core: CoreContext, context: Context): Promise<Next<CreateSnapshotPlan>> {
+  const { operation, plan } = context;
+  const { image } = plan;
+  if (image === undefined) return { kind: 'phase', phase: 'create-image', plan };
+  await removeIfLast(core, context);
+  return {
+    kind: 'succeeded',
+    writes: async () => {
+      const document = await getSnapshot(core.store, operation.resourceId);
+      const { operationId: _, ...snapshot } = snapshotTo(document.value, 'completed');
+      return [
+        putSnapshot({ ...snapshot, image, updateTime: core.clock.now() }, document.rev),
+        ...(await leave(core, context)),
+      ];
+    },
+  };
+}
+
+async function findPoint(core: CoreContext, context: Context): Promise<StoredDocument<PointInTime> | undefined> {
+  return context.plan.pointId === undefined ? undefined : core.store.get<PointInTime>(keys.point(context.plan.pointId));
+}
+
+/** The writes that take this operation out of its point. */
+async function leave(core: CoreContext, context: Context): Promise<readonly Write[]> {
+  const document = await findPoint(core, context);
+  if (document === undefined) return [];
+  const operationIds = document.value.operationIds.filter((id) => id !== context.operation.id);
+  return operationIds.length === 0
+    ? [{ kind: 'delete', key: document.key, expect: document.rev }]
+    : [putPoint({ ...document.value, operationIds }, document.rev)];
+}
+
+async function removeIfLast(core: CoreContext, context: Context): Promise<void> {
+  const document = await findPoint(core, context);
+  if (document === undefined) return;
+  const { point, operationIds, volumeId } = document.value;
+  if (operationIds.some((id) => id !== context.operation.id)) return;
+  const pool = (await getPool(core.store, context.operation.poolId)).value;
+  const { data } = core.backend();
+  const image = requireImage((await getVolume(core.store, volumeId)).value);
+  const connected = await connect(core, context, pool, document);
+  const { connection } = connected.value;
+  if (connection === undefined) return;
+  if (point !== undefined) {
+    try {
+      await context.step('remove-point', (step) => data.removePoint(pool, { connection, image, point }, step));
+    } catch (error) {
+      if (isLostConnection(error)) {
+        const { connection: _, ...value } = connected.value;
+        await core.store.commit([putPoint(value, connected.rev), core.liveCheck()]);
+      }
+      throw error;
+    }
+  }
+  await context.step('close-connection', (step) => data.closeConnection(pool, connection, step));
+}
+
+async function connect(
+  core: CoreContext,
+  context: Context,
+  pool: Pool,
+  document: StoredDocument<PointInTime>,
+): Promise<StoredDocument<PointInTime>> {
+  if (document.value.connection !== undefined) return document;
+  const connection = await context.step('open-connection', (step) => core.backend().data.openConnection(pool, step));
+  const value = { ...document.value, connection };
+  const outcome = await core.store.commit([putPoint(value, document.rev), core.liveCheck()]);
+  if (!outcome.ok) throw new Error('The point changed while a connection was being recorded.');
+  return { key: document.key, rev: outcome.rev, value };
+}
+
+/** A step was refused for good: the point is left, and removed if nobody else needs it, before the failure is committed. */
+async function refused(core: CoreContext, context: Context, error: BackendError): Promise<Next<CreateSnapshotPlan>> {
+  if (isLostConnection(error)) return { kind: 'reload' };
+  if (context.plan.failure !== undefined) return abandoned(core, context);
+  const { code, message, reason, metadata } = refusal(error, 'The snapshot could not be made');
+  return { kind: 'phase', phase: 'abandon', plan: { ...context.plan, failure: { code, message, reason, metadata } } };
+}
+
+async function abandoned(core: CoreContext, context: Context): Promise<Next<CreateSnapshotPlan>> {
+  const { operation, plan } = context;
+  const pool = (await getPool(core.store, operation.poolId)).value;
+  const stored = plan.failure;
+  const failure = new MoorageError(stored?.code ?? 'INTERNAL', stored?.message ?? 'The snapshot could not be made.', {
+    reason: stored?.reason ?? 'INTERNAL',
+    metadata: stored?.metadata ?? {},
+  });
+  return {
+    kind: 'failed',
+    failure,
+    writes: async () => {
+      const document = await getSnapshot(core.store, operation.resourceId);
+      snapshotTo(document.value, 'gone');
+      const now = core.clock.now();
+      const tombstone = { id: document.value.id, state: 'gone' as const, goneTime: now, reason: failure.message };
+      return [
+        putTombstone(document.key, tombstone, document.rev),
+        debrisOf(core, pool, imagePlan(document.value, plan), failure.message),
+        ...(await leave(core, context)),
+        ...(await expireDependents(core.store, document.value.id, now + KEPT_MILLISECONDS)),
+      ];
+    },
+  };
+}

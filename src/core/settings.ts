@@ -1,0 +1,43 @@
+/** What an administrator may set of the core. Times in milliseconds. */
+export interface CoreSettings {
+  /** T of the journal: without a beat for half of it no step begins; without one for all of it this controller is lost. */
+  readonly beatTimeoutMilliseconds: number;
+  /** How long one step of an agent may take before its outcome counts as unknown. */
+  readonly stepTimeoutMilliseconds: number;
+  /** The same for a purge, which takes as long as the image is large. */
+  readonly purgeTimeoutMilliseconds: number;
+  /** Longest wait between two tries of a step. */
+  readonly retryLimitMilliseconds: number;
+  /** How often the reaper passes. */
+  readonly reaperIntervalMilliseconds: number;
+  /** How many images the reaper purges at once. */
+  readonly reaperConcurrency: number;
+  /** A clone deeper than this is refused; kernel rbd stops at 16. */
+  readonly hardCloneDepth: number;
+  /** How many operations may run at once before a call is shed. */
+  readonly maximumRunningOperations: number;
+  /** How long a cut-off client stays cut off, in seconds; at least a day. */
+  readonly cutOffExpirySeconds: number;
+  /**
+   * Whether the store is locked to this process, so that every other controller in it is known to be dead (SQLite). Then
+   * nobody waits for its beat to stand still.
+   */
+  readonly storeIsExclusive: boolean;
+  /** Host and process, for the controller's record. */
+  readonly description: string;
+}
+
+/** What applies when nothing is set. */
+export const defaultCoreSettings: CoreSettings = {
+  beatTimeoutMilliseconds: 10_000,
+  stepTimeoutMilliseconds: 60_000,
+  purgeTimeoutMilliseconds: 600_000,
+  retryLimitMilliseconds: 5_000,
+  reaperIntervalMilliseconds: 60_000,
+  reaperConcurrency: 4,
+  hardCloneDepth: 14,
+  maximumRunningOperations: 512,
+  cutOffExpirySeconds: 30 * 24 * 60 * 60,
+  storeIsExclusive: true,
+  description: '',
+};
