@@ -24,6 +24,8 @@ export async function connectAgent(options: AgentClusterOptions): Promise<AgentC
       ...timeoutOverrides(requestTimeoutSeconds),
       // Nobody here asks guests to freeze their file systems; asking costs a round to every watcher, and 30 s when one hangs.
       rbd_default_snapshot_quiesce_mode: 'skip',
+      // Checked once when the pool is set up, not with every image that is made.
+      rbd_validate_pool: 'false',
       // The agent reads and writes no data through an image.
       rbd_cache: 'false',
       log_to_stderr: 'false',

@@ -214,6 +214,7 @@ export interface TrashEntry {
   readonly state: 'normal' | 'moving' | 'removing' | 'restoring';
 }
 
+const TRASH_SOURCE_USER = 0;
 const TRASH_STATES = ['normal', 'moving', 'removing', 'restoring'] as const;
 
 /** Decodes a value of the trash's omap. */
@@ -231,6 +232,29 @@ export async function readTrashEntry(pool: PoolContext, id: string): Promise<Tra
   const values = await unlessAbsent(new Map<string, Buffer>(), () => pool.omapGet(TRASH_OBJECT, [`id_${id}`]));
   const bytes = values.get(`id_${id}`);
   return bytes === undefined ? undefined : decodeTrashEntry(id, bytes);
+}
+
+/**
+ * Writes a trash entry in the state "moving" (class method trash_add), as librbd's own move begins.
+ * @param now milliseconds since 1970
+ * @param deferSeconds how long RBD itself refuses to remove it
+ * @throws CephError EEXIST
+ */
+export async function addToTrash(
+  pool: PoolContext,
+  image: { readonly id: string; readonly name: string },
+  now: number,
+  deferSeconds: bigint,
+): Promise<void> {
+  const seconds = Math.floor(now / 1000);
+  // Ceph's times have 32 bits of seconds.
+  const end = Math.min(seconds + Number(deferSeconds), 0xffff_ffff);
+  const nanoseconds = (now % 1000) * 1_000_000;
+  const input = new Encoder().text(image.id).structure(2, 1, (body) => {
+    body.u8(TRASH_SOURCE_USER).text(image.name);
+    body.u32(seconds).u32(nanoseconds).u32(end).u32(nanoseconds).u8(TRASH_STATES.indexOf('moving'));
+  });
+  await pool.exec(TRASH_OBJECT, 'rbd', 'trash_add', input.bytes());
 }
 
 /** Changes the state of a trash entry (class method trash_state_set). */
