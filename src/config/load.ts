@@ -26,8 +26,10 @@ export interface Sources {
 
 const PREFIX = 'MOORAGE_';
 
-/** Variables of the `moorage` command, and of tests and development. */
-const foreignVariables = /^MOORAGE_(CONFIG|ENDPOINT|CA|CERTIFICATE|KEY|(DEV|TEST)_.*)$/;
+/** Whether a variable is meant for the controller: others of that prefix belong to the `moorage` command and to scripts. */
+function isSetting(path: readonly string[]): boolean {
+  return path.length > 1 || (path[0] ?? '') in configurationSchema.shape;
+}
 
 /**
  * Reads and checks the configuration.
@@ -37,8 +39,8 @@ export function loadConfiguration({ file, environment, flags }: Sources): Config
   const raw = readFile(file);
   const origins = new Map<string, string>();
   for (const [variable, text] of Object.entries(environment)) {
-    if (text === undefined || !variable.startsWith(PREFIX) || foreignVariables.test(variable)) continue;
     const path = variable.slice(PREFIX.length).toLowerCase().split('__');
+    if (text === undefined || !variable.startsWith(PREFIX) || !isSetting(path)) continue;
     assign(raw, path, parseYaml(text, `the environment variable ${variable}`), variable);
     origins.set(path.join('.'), `environment variable ${variable}`);
   }
@@ -104,7 +106,8 @@ function describe(issue: z.core.$ZodIssue, file: string, origins: ReadonlyMap<st
     const known = knownKeys(path);
     const unknown = issue.keys.map((key) => {
       const full = [...path, key].join('.');
-      return `${from(full, file, origins)}: there is no setting ${JSON.stringify(full)}`;
+      const setter = [...origins].find(([origin]) => origin.startsWith(`${full}.`));
+      return `${setter?.[1] ?? from(full, file, origins)}: there is no setting ${JSON.stringify(full)}`;
     });
     return `${unknown.join('; ')}; there are ${known.join(', ')}`;
   }

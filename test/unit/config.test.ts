@@ -110,6 +110,7 @@ describe('the configuration', () => {
       MOORAGE_LIMITS__MESSAGE_SIZE: '4MiB',
       MOORAGE_LISTENERS: '[{address: "unix:/run/m.sock", plaintext: {role: reader}}]',
       MOORAGE_ENDPOINT: 'unix:/of-the-client.sock',
+      MOORAGE_SOMETHING_OF_A_SCRIPT: '1',
       PATH: '/bin',
     };
     const configuration = load(text, environment, ['log.level=error', 'clusters={}']);
@@ -162,7 +163,7 @@ describe('the configuration', () => {
 
   it('says which variable or flag is wrong', () => {
     expect(problems(least, { MOORAGE_LOG__LEVEL: 'loud' })).to.contain('MOORAGE_LOG__LEVEL');
-    expect(problems(least, { MOORAGE_LOGLEVEL: 'info' })).to.contain('MOORAGE_LOGLEVEL');
+    expect(problems(least, { MOORAGE_LOGS__LEVEL: 'info' })).to.contain('MOORAGE_LOGS__LEVEL');
     expect(problems(least, {}, ['log.level=loud'])).to.contain('--set');
     expect(problems(least, {}, ['log.level'])).to.contain('setting=value');
     expect(problems(least, {}, ['__proto__.polluted=1'])).to.contain('__proto__');

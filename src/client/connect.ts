@@ -1,0 +1,199 @@
+import { randomUUID } from 'node:crypto';
+import { isIP } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type ChannelCredentials, Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
+import type { MethodDefinition } from '@grpc/proto-loader';
+import { type AnyMethod, type ApiDefinition, methods } from './definitions.js';
+import { MoorageCallError } from './errors.js';
+
+/** Where the controller is and how to reach it. */
+export interface ConnectOptions {
+  /**
+   * "unix:/run/moorage/moorage.sock", "host:port" or "[address]:port". With several, the next is tried when one does not
+   * answer.
+   */
+  readonly endpoints: readonly string[];
+  /** PEM texts; required for everything but unix sockets and loopback addresses. */
+  readonly tls?: {
+    readonly ca: string | Buffer;
+    readonly certificate: string | Buffer;
+    readonly key: string | Buffer;
+  };
+  /** How long a call may take in all, in milliseconds, where its own options do not say; 60,000 unless given. */
+  readonly deadlineMilliseconds?: number;
+}
+
+/** What one call may say for itself. */
+export interface CallOptions {
+  /** How long the call may take in all, with everything that is tried again, in milliseconds. */
+  readonly deadlineMilliseconds?: number;
+  /**
+   * How long one try may take, in milliseconds; the whole time unless given. A change that takes longer answers with its
+   * operation shortly before it.
+   */
+  readonly tryMilliseconds?: number;
+  /** Ends the waiting; what was begun goes on. */
+  readonly signal?: AbortSignal;
+  /** Goes into the controller's log; one is made there otherwise. */
+  readonly requestId?: string;
+}
+
+type ApiMethods = {
+  readonly [Name in keyof ApiDefinition as Uncapitalize<Name>]: ApiDefinition[Name] extends MethodDefinition<
+    infer Request,
+    infer _Response,
+    infer _RequestOutput,
+    infer Response
+  >
+    ? (request: Request, options?: CallOptions) => Promise<Response>
+    : never;
+};
+
+/**
+ * The API as promises: every method by its name (createVolume, getVolume …), messages as protos/ has them in camelCase,
+ * int64 as decimal text. A change gets a client token when it has none, and is tried again with the same one when the
+ * controller cannot be reached, so that it happens once.
+ *
+ * Methods reject with {@link MoorageCallError}.
+ */
+export type MoorageClient = ApiMethods & {
+  /** Closes the connections; running calls fail. */
+  close(): void;
+};
+
+const DEFAULT_DEADLINE_MILLISECONDS = 60_000;
+const FIRST_BACKOFF_MILLISECONDS = 100;
+const LAST_BACKOFF_MILLISECONDS = 2000;
+const readingMethod = /^(Get|List|Wait)/;
+
+/**
+ * Makes a client. Connects when the first call needs it.
+ * @throws TypeError when an endpoint cannot be reached in the way asked for
+ */
+export function connect(options: ConnectOptions): MoorageClient {
+  if (options.endpoints.length === 0) throw new TypeError('endpoints: at least one is needed');
+  const channelCredentials = credentialsOf(options);
+  const endpoints = new Endpoints(
+    options.endpoints.map((endpoint) => new Client(endpoint, channelCredentials, { 'grpc.enable_retries': 0 })),
+  );
+  const client: Record<string, unknown> = { close: () => endpoints.close() };
+  for (const [name, method] of methods) {
+    client[name.charAt(0).toLowerCase() + name.slice(1)] = (request: object, call: CallOptions = {}) =>
+      callAgain(endpoints, name, method, withToken(name, request), {
+        deadlineMilliseconds: options.deadlineMilliseconds ?? DEFAULT_DEADLINE_MILLISECONDS,
+        ...call,
+      });
+  }
+  return client as MoorageClient;
+}
+
+function credentialsOf({ endpoints, tls }: ConnectOptions): ChannelCredentials {
+  if (tls !== undefined) {
+    return credentials.createSsl(Buffer.from(tls.ca), Buffer.from(tls.key), Buffer.from(tls.certificate));
+  }
+  const beyond = endpoints.find((endpoint) => !isLocal(endpoint));
+  if (beyond !== undefined) {
+    throw new TypeError(
+      `${beyond}: without tls (ca, certificate, key) only unix sockets and loopback addresses are reached`,
+    );
+  }
+  return credentials.createInsecure();
+}
+
+function isLocal(endpoint: string): boolean {
+  if (endpoint.startsWith('unix:')) return true;
+  const host = endpoint.replace(/:[0-9]+$/, '').replace(/^\[(.*)\]$/, '$1');
+  return host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
+}
+
+class Endpoints {
+  readonly #clients: readonly Client[];
+  #current = 0;
+
+  constructor(clients: readonly Client[]) {
+    this.#clients = clients;
+  }
+
+  get current(): Client {
+    return this.#clients[this.#current] as Client;
+  }
+
+  /** Turns to the next, unless another call has done so since. */
+  moveOnFrom(client: Client): void {
+    if (this.current === client) this.#current = (this.#current + 1) % this.#clients.length;
+  }
+
+  close(): void {
+    for (const client of this.#clients) client.close();
+  }
+}
+
+function withToken(name: string, request: object): object {
+  if (readingMethod.test(name)) return request;
+  const given = (request as { clientToken?: string }).clientToken;
+  return given === undefined || given === '' ? { ...request, clientToken: randomUUID() } : request;
+}
+
+async function callAgain(
+  endpoints: Endpoints,
+  name: string,
+  method: AnyMethod,
+  request: object,
+  options: CallOptions & { readonly deadlineMilliseconds: number },
+): Promise<object> {
+  const end = performance.now() + options.deadlineMilliseconds;
+  let backoff = FIRST_BACKOFF_MILLISECONDS;
+  for (;;) {
+    const client = endpoints.current;
+    const left = Math.max(1, end - performance.now());
+    try {
+      return await callOnce(client, name, method, request, {
+        ...options,
+        deadlineMilliseconds: Math.min(left, options.tryMilliseconds ?? left),
+      });
+    } catch (error) {
+      if (!(error instanceof MoorageCallError) || !isWorthAnotherTry(error)) throw error;
+      // Jitter, so that callers that failed together do not come back together.
+      const wait = Math.max(error.retryAfterMilliseconds ?? 0, backoff * (0.5 + Math.random() / 2));
+      if (performance.now() + wait >= end || options.signal?.aborted) throw error;
+      if (error.code === 'UNAVAILABLE') endpoints.moveOnFrom(client);
+      await sleep(wait, undefined, options.signal && { signal: options.signal }).catch(() => {
+        throw error;
+      });
+      backoff = Math.min(backoff * 2, LAST_BACKOFF_MILLISECONDS);
+    }
+  }
+}
+
+function isWorthAnotherTry({ code, reason }: MoorageCallError): boolean {
+  return code === 'UNAVAILABLE' || code === 'DEADLINE_EXCEEDED' || reason === 'TOO_MANY_CALLS';
+}
+
+function callOnce(
+  client: Client,
+  name: string,
+  method: AnyMethod,
+  request: object,
+  options: CallOptions & { readonly deadlineMilliseconds: number },
+): Promise<object> {
+  const metadata = new Metadata();
+  if (options.requestId !== undefined) metadata.set('x-request-id', options.requestId);
+  return new Promise((resolve, reject) => {
+    const call = client.makeUnaryRequest(
+      method.path,
+      method.requestSerialize,
+      method.responseDeserialize,
+      request,
+      metadata,
+      { deadline: Date.now() + options.deadlineMilliseconds },
+      (error: ServiceError | null, response?: object) => {
+        options.signal?.removeEventListener('abort', cancel);
+        if (error !== null) reject(new MoorageCallError(name, error));
+        else resolve(response ?? {});
+      },
+    );
+    const cancel = (): void => call.cancel();
+    if (options.signal?.aborted) cancel();
+    else options.signal?.addEventListener('abort', cancel, { once: true });
+  });
+}

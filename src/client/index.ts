@@ -1,0 +1,16 @@
+/**
+ * The client library: `connect`, and every method of the API as a promise.
+ *
+ *     const client = connect({ endpoints: ['unix:/run/moorage/moorage.sock'] });
+ *     const { volume } = await client.createVolume({ poolId: 'ssd', sizeBytes: 10 * 2 ** 30 });
+ */
+export type { Export__Output as Export } from '../generated/moorage/v1/Export.js';
+export type { Grant__Output as Grant } from '../generated/moorage/v1/Grant.js';
+export type { Node__Output as Node } from '../generated/moorage/v1/Node.js';
+export type { Operation__Output as Operation } from '../generated/moorage/v1/Operation.js';
+export type { Pool__Output as Pool } from '../generated/moorage/v1/Pool.js';
+export type { Snapshot__Output as Snapshot } from '../generated/moorage/v1/Snapshot.js';
+export type { Volume__Output as Volume } from '../generated/moorage/v1/Volume.js';
+export { type CallOptions, type ConnectOptions, connect, type MoorageClient } from './connect.js';
+export { MoorageCallError, type StatusName } from './errors.js';
+export { pages, toDate, type WaitOptions, waitForOperation } from './operations.js';
