@@ -90,7 +90,10 @@ export function refusal(error: BackendError, what: string): MoorageError {
   });
 }
 
-/** Whether a step failed because its own connection is gone with the agent that opened it. */
+/** What an agent says of a connection of its own: it went with the agent that opened it, or the node cut it off. */
+const LOST_CONNECTION: ReadonlySet<string> = new Set(['UNKNOWN_CONNECTION', 'CONNECTION_CUT_OFF']);
+
+/** Whether a step failed because its own connection is gone: it needs another one. */
 export function isLostConnection(error: unknown): boolean {
-  return error instanceof BackendFailure && error.reason === 'CONNECTION_UNKNOWN';
+  return error instanceof BackendFailure && LOST_CONNECTION.has(error.reason);
 }
