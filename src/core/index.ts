@@ -51,6 +51,8 @@ export interface CoreParts {
 
 /** The core at work. */
 export interface Core {
+  /** Id of this start, under which its agents run. */
+  readonly inc: string;
   readonly services: Services;
   readonly lifecycle: AgentLifecycle;
   /** Registers this controller and takes over from its dead predecessors; start the agents only after it. */
@@ -103,6 +105,7 @@ export function createCore(parts: CoreParts): Core {
   };
 
   return {
+    inc: membership.inc,
     services: {
       volumes: new Volumes(context, journal),
       snapshots: new Snapshots(context, journal),

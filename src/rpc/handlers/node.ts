@@ -5,11 +5,11 @@ import { toNode } from '../mapping/resources.js';
 import { type CallEnvironment, unary } from '../unary.js';
 
 /** Hypervisor hosts. */
-export function nodeHandlers({ nodes }: Services, environment: CallEnvironment): NodeServiceHandlers {
+export function nodeHandlers(services: Services, environment: CallEnvironment): NodeServiceHandlers {
   return {
     RegisterNode: unary(environment, async (request, caller) => {
       const { clientToken, validateOnly, nodeId, publicKey, storageAddresses, initiatorName, tags } = request;
-      const { resource, operationId } = await nodes.register(
+      const { resource, operationId } = await services.nodes.register(
         { clientToken, validateOnly, nodeId, publicKey, storageAddresses, initiatorName, tags },
         caller,
       );
@@ -17,16 +17,16 @@ export function nodeHandlers({ nodes }: Services, environment: CallEnvironment):
     }),
 
     GetNode: unary(environment, async (request, caller) => ({
-      node: toNode(await nodes.get(request.nodeId, caller)),
+      node: toNode(await services.nodes.get(request.nodeId, caller)),
     })),
 
     ListNodes: unary(environment, async (request, caller) => {
-      const page = await nodes.list(fromPage(request), caller);
+      const page = await services.nodes.list(fromPage(request), caller);
       return { nodes: page.items.map(toNode), nextPageToken: page.nextPageToken };
     }),
 
     RemoveNode: unary(environment, async (request, caller) => {
-      await nodes.remove(fromResourceMutation(request.nodeId, request), caller);
+      await services.nodes.remove(fromResourceMutation(request.nodeId, request), caller);
       return { operationId: '' };
     }),
   };

@@ -7,14 +7,14 @@ import { fromStates, operationStates } from '../mapping/states.js';
 import { type CallEnvironment, unary } from '../unary.js';
 
 /** Journaled changes. */
-export function operationHandlers({ operations }: Services, environment: CallEnvironment): OperationServiceHandlers {
+export function operationHandlers(services: Services, environment: CallEnvironment): OperationServiceHandlers {
   return {
     GetOperation: unary(environment, async (request, caller) => ({
-      operation: toOperation(await operations.get(request.operationId, caller)),
+      operation: toOperation(await services.operations.get(request.operationId, caller)),
     })),
 
     ListOperations: unary(environment, async (request, caller) => {
-      const page = await operations.list(
+      const page = await services.operations.list(
         {
           ...fromPage(request),
           resourceId: request.resourceId,
@@ -27,7 +27,7 @@ export function operationHandlers({ operations }: Services, environment: CallEnv
 
     WaitOperation: unary(environment, async (request, caller) => {
       const timeout = fromDuration('timeout', request.timeout);
-      return { operation: toOperation(await operations.wait(request.operationId, timeout, caller)) };
+      return { operation: toOperation(await services.operations.wait(request.operationId, timeout, caller)) };
     }),
   };
 }

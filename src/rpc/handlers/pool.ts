@@ -5,19 +5,19 @@ import { toPool } from '../mapping/resources.js';
 import { type CallEnvironment, unary } from '../unary.js';
 
 /** Places where volumes live. */
-export function poolHandlers({ pools }: Services, environment: CallEnvironment): PoolServiceHandlers {
+export function poolHandlers(services: Services, environment: CallEnvironment): PoolServiceHandlers {
   return {
     CreatePool: unary(environment, async (request, caller) => {
-      const { resource, operationId } = await pools.create(fromCreatePool(request), caller);
+      const { resource, operationId } = await services.pools.create(fromCreatePool(request), caller);
       return { pool: toPool(resource), operationId };
     }),
 
     GetPool: unary(environment, async (request, caller) => ({
-      pool: toPool(await pools.get(request.poolId, caller)),
+      pool: toPool(await services.pools.get(request.poolId, caller)),
     })),
 
     ListPools: unary(environment, async (request, caller) => {
-      const page = await pools.list(fromPage(request), caller);
+      const page = await services.pools.list(fromPage(request), caller);
       return { pools: page.items.map(toPool), nextPageToken: page.nextPageToken };
     }),
   };

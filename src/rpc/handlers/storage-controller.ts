@@ -8,21 +8,21 @@ import { type CallEnvironment, unary } from '../unary.js';
 
 /** Volumes, snapshots, grants and exports: messages in, the core's use cases, messages out. */
 export function storageControllerHandlers(
-  { volumes, snapshots, exports }: Services,
+  services: Services,
   environment: CallEnvironment,
 ): StorageControllerServiceHandlers {
   return {
     CreateVolume: unary(environment, async (request, caller) => {
-      const { resource, operationId } = await volumes.create(fromCreateVolume(request), caller);
+      const { resource, operationId } = await services.volumes.create(fromCreateVolume(request), caller);
       return { volume: toVolume(resource), operationId };
     }),
 
     GetVolume: unary(environment, async (request, caller) => ({
-      volume: toVolume(await volumes.get(request.volumeId, caller)),
+      volume: toVolume(await services.volumes.get(request.volumeId, caller)),
     })),
 
     ListVolumes: unary(environment, async (request, caller) => {
-      const page = await volumes.list(
+      const page = await services.volumes.list(
         {
           ...fromPage(request),
           poolId: request.poolId,
@@ -37,7 +37,7 @@ export function storageControllerHandlers(
 
     ExpandVolume: unary(environment, async (request, caller) => {
       const sizeBytes = fromInt64('size_bytes', request.sizeBytes);
-      const { resource, operationId } = await volumes.expand(
+      const { resource, operationId } = await services.volumes.expand(
         { ...fromResourceMutation(request.volumeId, request), sizeBytes },
         caller,
       );
@@ -45,18 +45,24 @@ export function storageControllerHandlers(
     }),
 
     DeleteVolume: unary(environment, async (request, caller) => {
-      const { resource, operationId } = await volumes.delete(fromResourceMutation(request.volumeId, request), caller);
+      const { resource, operationId } = await services.volumes.delete(
+        fromResourceMutation(request.volumeId, request),
+        caller,
+      );
       return { volume: resource === undefined ? null : toVolume(resource), operationId };
     }),
 
     UndeleteVolume: unary(environment, async (request, caller) => {
-      const { resource, operationId } = await volumes.undelete(fromResourceMutation(request.volumeId, request), caller);
+      const { resource, operationId } = await services.volumes.undelete(
+        fromResourceMutation(request.volumeId, request),
+        caller,
+      );
       return { volume: toVolume(resource), operationId };
     }),
 
     CreateSnapshot: unary(environment, async (request, caller) => {
       const { clientToken, validateOnly, volumeId, etag, displayName, tags } = request;
-      const { resource, operationId } = await snapshots.create(
+      const { resource, operationId } = await services.snapshots.create(
         { clientToken, validateOnly, volumeId, etag, displayName, tags },
         caller,
       );
@@ -64,11 +70,11 @@ export function storageControllerHandlers(
     }),
 
     GetSnapshot: unary(environment, async (request, caller) => ({
-      snapshot: toSnapshot(await snapshots.get(request.snapshotId, caller)),
+      snapshot: toSnapshot(await services.snapshots.get(request.snapshotId, caller)),
     })),
 
     ListSnapshots: unary(environment, async (request, caller) => {
-      const page = await snapshots.list(
+      const page = await services.snapshots.list(
         {
           ...fromPage(request),
           poolId: request.poolId,
@@ -83,23 +89,23 @@ export function storageControllerHandlers(
 
     DeleteSnapshot: unary(environment, async (request, caller) => {
       const mutation = fromResourceMutation(request.snapshotId, request);
-      const { resource, operationId } = await snapshots.delete(mutation, caller);
+      const { resource, operationId } = await services.snapshots.delete(mutation, caller);
       return { snapshot: resource === undefined ? null : toSnapshot(resource), operationId };
     }),
 
     UndeleteSnapshot: unary(environment, async (request, caller) => {
       const mutation = fromResourceMutation(request.snapshotId, request);
-      const { resource, operationId } = await snapshots.undelete(mutation, caller);
+      const { resource, operationId } = await services.snapshots.undelete(mutation, caller);
       return { snapshot: toSnapshot(resource), operationId };
     }),
 
     GrantExport: unary(environment, async (request, caller) => {
-      const { resource, operationId } = await exports.grant(fromGrantExport(request), caller);
+      const { resource, operationId } = await services.exports.grant(fromGrantExport(request), caller);
       return { grant: toGrant(resource), operationId };
     }),
 
     Export: unary(environment, async (request, caller) => {
-      const exported = await exports.export(fromExport(request), caller);
+      const exported = await services.exports.export(fromExport(request), caller);
       return {
         export: toExport(exported.resource),
         descriptor: Buffer.from(exported.descriptor),
@@ -110,17 +116,20 @@ export function storageControllerHandlers(
 
     Unexport: unary(environment, async (request, caller) => {
       const { clientToken, exportId, force, validateOnly } = request;
-      const { resource, operationId } = await exports.unexport({ clientToken, exportId, force, validateOnly }, caller);
+      const { resource, operationId } = await services.exports.unexport(
+        { clientToken, exportId, force, validateOnly },
+        caller,
+      );
       return { export: resource === undefined ? null : toExport(resource), operationId };
     }),
 
     GetExport: unary(environment, async (request, caller) => ({
-      export: toExport(await exports.get(request.exportId, caller)),
+      export: toExport(await services.exports.get(request.exportId, caller)),
     })),
 
     ListExports: unary(environment, async (request, caller) => {
       const { volumeId, nodeId } = request;
-      const page = await exports.list({ ...fromPage(request), volumeId, nodeId }, caller);
+      const page = await services.exports.list({ ...fromPage(request), volumeId, nodeId }, caller);
       return { exports: page.items.map(toExport), nextPageToken: page.nextPageToken };
     }),
   };

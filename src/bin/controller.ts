@@ -1,0 +1,259 @@
+import { mkdir } from 'node:fs/promises';
+import { hostname } from 'node:os';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type Backends, createBackends, defaultAgentSettings } from '../backends/index.js';
+import type { Configuration } from '../config/index.js';
+import { type Core, type CoreSettings, createCore, defaultCoreSettings } from '../core/index.js';
+import type { Clock } from '../core/ports/clock.js';
+import type { DescriptorSealer, Vault } from '../core/ports/sealer.js';
+import type { Store } from '../core/ports/store.js';
+import type { Services } from '../core/services/types.js';
+import { loadOrCreateControllerKeyFile } from '../descriptor/index.js';
+import {
+  backendObserver,
+  callObserver,
+  coreEvents,
+  createMetrics,
+  type Logger,
+  type Metrics,
+  type MetricsServer,
+  startMetricsServer,
+} from '../observability/index.js';
+import { type Listener, type RunningServer, startServer } from '../rpc/index.js';
+import {
+  createDescriptorSealer,
+  createVault,
+  loadMasterKeyFile,
+  loadMasterKeyFromDescriptor,
+  type MasterKeys,
+} from '../sealing/index.js';
+import { openSqliteStore } from '../store/sqlite/index.js';
+
+/** The process's clocks. */
+export const systemClock: Clock = {
+  now: () => Date.now(),
+  monotonic: () => performance.now(),
+  sleep: (milliseconds, signal) =>
+    sleep(milliseconds, undefined, { ref: false, ...(signal && { signal }) }).catch(() => undefined),
+};
+
+/** A controller that serves. */
+export interface Controller {
+  /** Where the API is served, in the order of the configuration's listeners. */
+  readonly addresses: readonly string[];
+  /** Where metrics are served. */
+  readonly metricsAddress: string | undefined;
+  /** Drains: calls get their answers, running operations their time; then everything ends in good order. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Puts a controller together and starts it: store, keys, agents, core, API.
+ * @throws Error with one sentence for the operator; what was started by then is stopped
+ */
+export async function startController(configuration: Configuration, logger: Logger): Promise<Controller> {
+  await mkdir(configuration.state_directory, { recursive: true, mode: 0o700 });
+  const metrics = createMetrics();
+  const store = await openSqliteStore({ path: configuration.store.sqlite.path });
+  const life = new Life(configuration, logger, metrics, store);
+  let server: RunningServer | undefined;
+  let metricsServer: MetricsServer | undefined;
+  const stop = async (): Promise<void> => {
+    const drain = configuration.shutdown.drain;
+    const began = performance.now();
+    await server?.stop(drain);
+    await life.stop(Math.max(0, drain - (performance.now() - began)));
+    await metricsServer?.stop();
+    await store.close();
+  };
+  try {
+    const keys = await loadMasterKey(configuration);
+    const descriptorKeys = await loadOrCreateControllerKeyFile(configuration.descriptor_key);
+    await life.begin(createVault(keys), createDescriptorSealer(descriptorKeys.current));
+    server = await startServer({
+      services: life.services,
+      listeners: configuration.listeners.map(listenerOf),
+      environment: {
+        clock: systemClock,
+        deadlines: {
+          defaultMilliseconds: configuration.deadlines.default,
+          maximumMilliseconds: configuration.deadlines.maximum,
+        },
+        unexpectedError: (requestId, method, error) =>
+          logger.error({ request_id: requestId, method, err: error }, 'a call failed in a way that nobody foresaw'),
+      },
+      observer: callObserver(logger, metrics),
+      limits: {
+        messageBytes: configuration.limits.message_size,
+        concurrentCalls: configuration.limits.concurrent_calls,
+      },
+    });
+    if (configuration.metrics.address !== undefined) {
+      metricsServer = await startMetricsServer(metrics, configuration.metrics.address);
+    }
+  } catch (error) {
+    await stop().catch((second: unknown) => logger.error({ err: second }, 'stopping after a failed start failed too'));
+    throw error;
+  }
+  return { addresses: server.addresses, metricsAddress: metricsServer?.address, stop };
+}
+
+/**
+ * The core and its agents, from one start to the next: a controller whose beat stood still for too long has lost everything
+ * that it had begun. It kills its agents and comes back as somebody new; its API stays where it is.
+ */
+class Life {
+  readonly services: Services;
+  readonly #configuration: Configuration;
+  readonly #logger: Logger;
+  readonly #metrics: Metrics;
+  readonly #store: Store;
+  readonly #backends: Backends;
+  #core: Core | undefined;
+  #makeCore: () => Core = () => {
+    throw new Error('The controller has not begun.');
+  };
+  #stopped = false;
+  #change: Promise<void> = Promise.resolve();
+
+  constructor(configuration: Configuration, logger: Logger, metrics: Metrics, store: Store) {
+    this.#configuration = configuration;
+    this.#logger = logger;
+    this.#metrics = metrics;
+    this.#store = store;
+    this.#backends = createBackends({
+      clusters: Object.entries(configuration.clusters).map(([name, { ceph_configuration, data, fence }]) => ({
+        name,
+        configurationFile: ceph_configuration,
+        dataUser: data.user,
+        dataKeyringFile: data.keyring,
+        fenceUser: fence.user,
+        fenceKeyringFile: fence.keyring,
+      })),
+      agents: {
+        ...defaultAgentSettings,
+        runDirectory: configuration.run_directory,
+        stateDirectory: configuration.state_directory,
+        threads: configuration.agents.threads,
+        lane: configuration.agents.lane,
+        laneQueue: configuration.agents.lane_queue,
+        osdTimeoutSeconds: configuration.agents.osd_timeout / 1000,
+        poolIntervalMilliseconds: configuration.agents.pool_interval,
+      },
+      observer: backendObserver(logger, metrics),
+      clock: systemClock,
+      lifecycle: () => this.#current.lifecycle,
+    });
+    const current = (): Services => this.#current.services;
+    this.services = {
+      get volumes() {
+        return current().volumes;
+      },
+      get snapshots() {
+        return current().snapshots;
+      },
+      get exports() {
+        return current().exports;
+      },
+      get nodes() {
+        return current().nodes;
+      },
+      get pools() {
+        return current().pools;
+      },
+      get operations() {
+        return current().operations;
+      },
+    };
+  }
+
+  get #current(): Core {
+    if (this.#core === undefined) throw new Error('The controller has not begun.');
+    return this.#core;
+  }
+
+  async begin(vault: Vault, sealer: DescriptorSealer): Promise<void> {
+    this.#makeCore = () =>
+      createCore({
+        store: this.#store,
+        backend: () => this.#backends.port,
+        vault,
+        sealer,
+        clock: systemClock,
+        metrics: this.#metrics.core,
+        events: coreEvents(this.#logger),
+        settings: coreSettings(this.#configuration),
+        onLost: () => this.#comeBack(),
+      });
+    await this.#start();
+  }
+
+  async #start(): Promise<void> {
+    this.#core = this.#makeCore();
+    await this.#core.start();
+    await this.#backends.start(this.#core.inc);
+  }
+
+  #comeBack(): void {
+    this.#logger.error({}, 'this controller has lost its place; its agents are killed and it begins anew');
+    this.#change = this.#change
+      .then(async () => {
+        if (this.#stopped) return;
+        await this.#backends.stop();
+        await this.#core?.stop(0);
+        await this.#start();
+        this.#logger.info({ inc: this.#core?.inc }, 'begun anew');
+      })
+      .catch((error: unknown) => {
+        // Whoever runs the controller starts it again, and that one begins with a clean slate.
+        this.#logger.fatal({ err: error }, 'the controller cannot begin anew and ends');
+        process.exit(1);
+      });
+  }
+
+  /** @param grace how long running operations may take to end, in milliseconds */
+  async stop(grace: number): Promise<void> {
+    this.#stopped = true;
+    await this.#change;
+    const failures: unknown[] = [];
+    await this.#core?.stop(grace).catch((error: unknown) => failures.push(error));
+    await this.#backends.stop().catch((error: unknown) => failures.push(error));
+    if (failures.length > 0) throw new AggregateError(failures, 'The controller did not stop cleanly.');
+  }
+}
+
+function coreSettings(configuration: Configuration): CoreSettings {
+  return {
+    ...defaultCoreSettings,
+    beatTimeoutMilliseconds: configuration.journal.beat_timeout,
+    stepTimeoutMilliseconds: configuration.journal.step_timeout,
+    retryLimitMilliseconds: configuration.journal.retry_limit,
+    reaperIntervalMilliseconds: configuration.reaper.interval,
+    reaperConcurrency: configuration.reaper.concurrency,
+    hardCloneDepth: configuration.limits.clone_depth,
+    maximumRunningOperations: configuration.limits.running_operations,
+    cutOffExpirySeconds: Math.ceil(configuration.fencing.cut_off_expiry / 1000),
+    storeIsExclusive: true,
+    description: `${hostname()}, process ${process.pid}`,
+  };
+}
+
+function loadMasterKey({ master_key }: Configuration): Promise<MasterKeys> {
+  return master_key.file_descriptor === undefined
+    ? loadMasterKeyFile(master_key.file ?? '')
+    : loadMasterKeyFromDescriptor(master_key.file_descriptor);
+}
+
+function listenerOf({ address, tls, plaintext }: Configuration['listeners'][number]): Listener {
+  if (tls !== undefined) {
+    return {
+      address,
+      security: { kind: 'tls', certificate: tls.certificate, key: tls.key, clientCa: tls.client_ca },
+    };
+  }
+  if (plaintext === undefined) throw new Error(`${address}: neither tls nor plaintext`);
+  return {
+    address,
+    security: { kind: 'plaintext', role: plaintext.role, socketMode: Number.parseInt(plaintext.socket_mode, 8) },
+  };
+}
