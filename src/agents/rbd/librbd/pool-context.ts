@@ -236,13 +236,8 @@ export class PoolContext {
    */
   async omapKeysAndPrefix(object: string, keys: readonly string[], prefix: string): Promise<string[]> {
     return this.use(async (handle) => {
-      const [first, firstResult, second, more, secondResult] = Array.from({ length: 5 }, outCell) as [
-        Buffer,
-        Buffer,
-        Buffer,
-        Buffer,
-        Buffer,
-      ];
+      // One block of memory: librados keeps these addresses, and a cell that nobody reads any more would be collected.
+      const [first, firstResult, second, more, secondResult] = cells(5) as [Buffer, Buffer, Buffer, Buffer, Buffer];
       const operation = rados_create_read_op.now() as Pointer;
       try {
         rados_read_op_omap_get_vals_by_keys.now(operation, keys, keys.length, first, firstResult);
@@ -269,7 +264,7 @@ export class PoolContext {
   ): Promise<OmapPage> {
     return this.use(async (handle) => {
       // librados keeps these addresses until the operation has ended.
-      const [iterator, more, result] = [outCell(), outCell(), outCell()];
+      const [iterator, more, result] = cells(3) as [Buffer, Buffer, Buffer];
       const operation = rados_create_read_op.now() as Pointer;
       try {
         add(operation, iterator, more, result);
@@ -329,16 +324,16 @@ export class PoolContext {
   }
 }
 
+/** Memory for several values that C writes, in one block: each keeps all of them alive. */
+function cells(count: number): Buffer[] {
+  const block = Buffer.alloc(8 * count);
+  return Array.from({ length: count }, (_, index) => block.subarray(8 * index, 8 * index + 8));
+}
+
 function takeEntries(iterator: Pointer): OmapEntry[] {
   const entries: OmapEntry[] = [];
   if (iterator === 0n) return entries;
-  const cells = Buffer.alloc(32);
-  const [key, value, keyLength, valueLength] = [0, 8, 16, 24].map((at) => cells.subarray(at, at + 8)) as [
-    Buffer,
-    Buffer,
-    Buffer,
-    Buffer,
-  ];
+  const [key, value, keyLength, valueLength] = cells(4) as [Buffer, Buffer, Buffer, Buffer];
   for (;;) {
     checkedNow(rados_omap_get_next2, undefined, iterator, key, value, keyLength, valueLength);
     if (pointerIn(key) === 0n) return entries;
