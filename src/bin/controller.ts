@@ -142,7 +142,11 @@ class Life {
       },
       observer: backendObserver(logger, metrics),
       clock: systemClock,
-      lifecycle: () => this.#current.lifecycle,
+      lifecycle: () => ({
+        admit: (agent) => this.#current.lifecycle.admit(agent),
+        // While stopping there is nobody to tell: the next start finds the agent in this one's record and cleans up after it.
+        died: (agent) => (this.#stopped ? Promise.resolve() : this.#current.lifecycle.died(agent)),
+      }),
     });
     const current = (): Services => this.#current.services;
     this.services = {
