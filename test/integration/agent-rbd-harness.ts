@@ -1,42 +1,20 @@
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { promisify } from 'node:util';
 import { type Client, credentials, type Metadata, type ServiceError } from '@grpc/grpc-js';
 import { ErrorInfo } from 'nice-grpc-error-details';
 import { Status } from 'nice-grpc-error-details/lib/proto/google/rpc/status.js';
+import { Cluster as Connection, timeoutOverrides } from '../../src/agents/rbd/librbd/cluster.js';
+import { listObjects } from '../../src/agents/rbd/librbd/objects.js';
 import { loadBackendProtocol } from '../../src/agents/rbd/protocol.js';
 import type { CreateImageResponse__Output } from '../../src/generated/moorage/backend/v1/CreateImageResponse.js';
 import type { HelloResponse__Output } from '../../src/generated/moorage/backend/v1/HelloResponse.js';
 import type { Image__Output } from '../../src/generated/moorage/backend/v1/Image.js';
+import { type Cluster, repositoryDirectory } from '../helpers/cluster.js';
+import { waitFor } from '../helpers/wait.js';
 
-const run = promisify(execFile);
-const root = fileURLToPath(new URL('../..', import.meta.url));
-
-/** Starts (or finds) a development cluster. @returns path of its ceph.conf */
-export async function startCluster(name: string): Promise<string> {
-  await run(join(root, 'scripts/ceph-cluster.sh'), ['start', name]);
-  const { stdout } = await run(join(root, 'scripts/ceph-cluster.sh'), ['env', name]);
-  return stdout.trim().replace('CEPH_CONF=', '');
-}
-
-/** Process id of a daemon of a cluster, as "osd.0". */
-export function daemonPid(configuration: string, daemon: string): number {
-  return Number(readFileSync(join(configuration, '..', 'run', `${daemon}.pid`), 'utf8'));
-}
-
-/** Waits until something holds. */
-export async function until<Result>(what: string, condition: () => Promise<Result | undefined>, seconds = 60) {
-  const limit = Date.now() + seconds * 1000;
-  for (;;) {
-    const result = await condition();
-    if (result !== undefined && result !== false) return result;
-    if (Date.now() > limit) throw new Error(`gave up waiting until ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
+const root = repositoryDirectory;
 
 /** How a step failed, as a controller sees it. */
 export interface StepFailure {
@@ -77,7 +55,7 @@ export class TestAgent {
   readonly #clients: Record<'AgentService' | 'DataService' | 'FenceService', Client>;
 
   constructor(
-    configuration: string,
+    cluster: Cluster,
     options: {
       readonly arguments?: readonly string[];
       readonly threads?: number;
@@ -97,9 +75,9 @@ export class TestAgent {
         '--import',
         'tsx',
         join(root, 'src/bin/moorage-agent-rbd.ts'),
-        ...['--role', options.role ?? 'data', '--socket', this.socket, '--ceph-conf', configuration],
+        ...['--role', options.role ?? 'data', '--socket', this.socket, '--ceph-conf', cluster.configurationFile],
         ...['--user', options.user ?? 'admin'],
-        ...['--keyring', options.keyring ?? join(configuration, '..', 'ceph.client.admin.keyring')],
+        ...['--keyring', options.keyring ?? cluster.adminKeyring],
         ...['--lock-file', options.lockFile ?? join(this.#folder, 'lock'), ...(options.arguments ?? [])],
       ],
       {
@@ -123,13 +101,16 @@ export class TestAgent {
 
   /** Waits until it serves, and says Hello. */
   async ready(): Promise<this> {
-    await until('the agent serves', async () => {
-      if (this.process.exitCode !== null) throw new Error(`the agent ended: ${this.log}`);
-      return this.log.includes('"serving"') || undefined;
-    });
+    await waitFor('the agent serves or ends', () => this.log.includes('"serving"') || this.ended);
+    if (this.ended) throw new Error(`the agent ended: ${this.log}`);
     const hello = { controller: this.controller, protocolVersion: 1 };
     this.hello = await this.call<HelloResponse__Output>('AgentService', 'Hello', hello);
     return this;
+  }
+
+  /** Whether its process is gone. */
+  get ended(): boolean {
+    return this.process.exitCode !== null || this.process.signalCode !== null;
   }
 
   /** Calls any method. Rejects with a StepFailure. */
@@ -199,7 +180,7 @@ export class TestAgent {
   /** Kills it as the kernel would. */
   async kill(): Promise<void> {
     const ended = new Promise((resolve) => this.process.once('exit', resolve));
-    if (this.process.exitCode === null && this.process.signalCode === null) {
+    if (!this.ended) {
       this.process.kill('SIGKILL');
       await ended;
     }
@@ -220,4 +201,38 @@ export async function failure(promise: Promise<unknown>): Promise<StepFailure> {
     return error as StepFailure;
   }
   throw new Error('it should have failed');
+}
+
+/** A client of the cluster with all rights, to look at what the agent did. */
+export function connectAdmin(cluster: Cluster): Promise<Connection> {
+  return Connection.connect({
+    configurationFile: cluster.configurationFile,
+    user: 'admin',
+    keyringFile: cluster.adminKeyring,
+    overrides: timeoutOverrides(30),
+  });
+}
+
+/** Names of the objects of a pool that hold one of these texts. */
+export async function objectsWith(admin: Connection, pool: string, ...texts: readonly string[]): Promise<string[]> {
+  return admin.withPool(pool, async (context) => {
+    const found: string[] = [];
+    for await (const object of listObjects(context)) {
+      if (texts.some((text) => object.includes(text))) found.push(object);
+    }
+    return found;
+  });
+}
+
+let counter = 0;
+
+/** A name that no other test has. */
+export function uniqueName(kind: string): string {
+  counter += 1;
+  return `${kind}-${process.pid}-${Date.now().toString(36)}-${counter}`;
+}
+
+/** The parent of a clone of an image's point. */
+export function parentOf(image: Image__Output, point = image.points[0]): object {
+  return { name: image.name, backendId: image.backendId, point };
 }

@@ -1,4 +1,4 @@
-import { getSystemErrorName } from 'node:util';
+import { constants } from 'node:os';
 
 /**
  * A call into librados or librbd that failed.
@@ -31,10 +31,19 @@ export class CephError extends Error {
   }
 }
 
+// Where two names share a number, the one that Ceph's sources use. (util.getSystemErrorName knows only libuv's errors: not
+// EDQUOT, not ESTALE.)
+const names = new Map<number, string>([
+  ...Object.entries(constants.errno).map(([name, errno]): [number, string] => [errno, name]),
+  [11, 'EAGAIN'],
+  [85, 'ERESTART'],
+  [95, 'EOPNOTSUPP'],
+  [108, 'ESHUTDOWN'],
+]);
+
 /** Symbolic name of a Linux error number, as "ENOENT" for 2; "E<number>" for one that has no name here. */
 export function nameOfErrno(errno: number): string {
-  const name = errno > 0 ? getSystemErrorName(-errno) : '';
-  return name.startsWith('E') ? name : `E${errno}`;
+  return names.get(errno) ?? `E${errno}`;
 }
 
 /** Whether this is a CephError with one of these names. */
