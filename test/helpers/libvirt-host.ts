@@ -16,6 +16,8 @@ export interface LibvirtHost {
   pid(): Promise<number>;
   /** Runs virsh on this host. */
   virsh(...parameters: string[]): Promise<CommandResult>;
+  /** Runs virsh with XML that it reads where its parameters say /dev/stdin. */
+  virshWithXml(xml: string, ...parameters: string[]): Promise<CommandResult>;
   /** Runs a program in this host's mount and UTS namespaces: its /etc/ceph, its /etc/libvirt, its host name. */
   run(program: string, parameters: readonly string[], options?: CommandOptions): Promise<CommandResult>;
   /** Destroys its guests and stops it. */
@@ -41,6 +43,9 @@ export async function startLibvirtHost(name: string): Promise<LibvirtHost> {
     cephDirectory: join(directory, 'etc-ceph'),
     pid: async () => Number((await readFile(join(directory, 'run/libvirtd.pid'), 'utf8')).trim()),
     virsh: (...parameters) => execute('virsh', ['-q', '-c', uri, ...parameters]),
+    // Node gives a child a socket, which cannot be opened by the name /dev/stdin; a pipe can.
+    virshWithXml: (xml, ...parameters) =>
+      execute('sh', ['-c', 'cat | virsh "$@"', 'virsh', '-q', '-c', uri, ...parameters], { input: xml }),
     run: (program, parameters, options) => execute(script, ['run', name, program, ...parameters], options),
     stop: async () => {
       await execute(script, ['stop', name]);
