@@ -222,6 +222,7 @@ export class OperationRunner {
       const outcome = await this.store.commit([putOperation(value, document.rev), this.membership.liveCheck()]);
       if (outcome.ok) return { key: document.key, rev: outcome.rev, value };
       await this.membership.refresh();
+      return await this.read(document.key);
     } catch (error) {
       this.events.notice({
         level: 'warn',
@@ -231,7 +232,6 @@ export class OperationRunner {
       });
       return document;
     }
-    return this.read(document.key);
   }
 
   private read(key: string): Promise<StoredDocument<Operation> | undefined> {

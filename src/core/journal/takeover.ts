@@ -1,7 +1,7 @@
 import type { ControllerRecord, Operation } from '../model/operation.js';
 import type { Clock } from '../ports/clock.js';
 import type { CoreEvents } from '../ports/metrics.js';
-import type { Store, StoredDocument } from '../ports/store.js';
+import { type Store, type StoredDocument, StoreError, type Write } from '../ports/store.js';
 import type { CoreSettings } from '../settings.js';
 import { type Agents, listAll } from './agents.js';
 import { indexes, keys, putController, putOperation } from './documents.js';
@@ -87,8 +87,8 @@ export class TakeOver {
     for (const operation of operations) {
       if (operation.value.owner === dead.inc) await this.adopt(operation);
     }
-    await this.store.commit([
-      this.membership.liveCheck(),
+    // Only after all are adopted: an operation whose owner has no record any more is nobody's, for good.
+    await this.commit([
       { kind: 'delete', key: keys.controller(dead.inc), expect: 'any' },
       { kind: 'delete', key: keys.beat(dead.inc), expect: 'any' },
     ]);
@@ -101,8 +101,23 @@ export class TakeOver {
 
   private async adopt(operation: StoredDocument<Operation>): Promise<void> {
     const value: Operation = { ...operation.value, owner: this.membership.inc };
-    const outcome = await this.store.commit([putOperation(value, operation.rev), this.membership.liveCheck()]);
-    if (outcome.ok) this.journal.resume([{ key: operation.key, rev: outcome.rev, value }]);
-    else await this.membership.refresh();
+    const rev = await this.commit([putOperation(value, operation.rev)]);
+    this.journal.resume([{ key: operation.key, rev, value }]);
+  }
+
+  /**
+   * Agents are admitted at the same time, each with a change of this controller's record, so that a conflict with that says
+   * little: it is tried again. One with another document stops this round; the next one reads everything anew.
+   */
+  private async commit(writes: readonly Write[]): Promise<number> {
+    for (;;) {
+      this.membership.signal.throwIfAborted();
+      const outcome = await this.store.commit([...writes, this.membership.liveCheck()]);
+      if (outcome.ok) return outcome.rev;
+      await this.membership.refresh();
+      if (outcome.conflicts.some((conflict) => conflict.key !== keys.controller(this.membership.inc))) {
+        throw new StoreError('unknown', 'What a dead controller left changed while it was being taken over.');
+      }
+    }
   }
 }
