@@ -57,7 +57,16 @@ export interface NewOperation {
 /** What a call comes to, worked out from what the store holds now. */
 export type Intent =
   | ({ readonly intent: 'operation' } & NewOperation)
-  /** One commit does it all. */
-  | { readonly intent: 'immediate'; readonly resourceId: string; readonly writes: readonly Write[] }
+  /**
+   * One commit does it all. `operationId`: of an operation under way that the call joins. `tokenExpireTime`: when the call's
+   * token goes, because its resource ends with it (milliseconds since the epoch).
+   */
+  | {
+      readonly intent: 'immediate';
+      readonly resourceId: string;
+      readonly writes: readonly Write[];
+      readonly operationId?: string;
+      readonly tokenExpireTime?: number;
+    }
   /** It is so already; or an operation that does it is under way (`operationId`). */
   | { readonly intent: 'nothing'; readonly resourceId: string; readonly operationId: string };

@@ -26,6 +26,7 @@ export const keys = {
   grant: (id: string) => `grant/${id}`,
   node: (id: string) => `node/${id}`,
   pool: (id: string) => `pool/${id}`,
+  place: (cluster: string, cephPool: string) => `place/${encodeURIComponent(cluster)}/${cephPool}`,
   operation: (id: string) => `op/${id}`,
   lock: (resourceId: string) => `lock/${resourceId}`,
   token: (principal: string, method: string, token: string) =>
@@ -176,9 +177,13 @@ export function putNode(node: Node, expect: Expectation): Write {
   return put(keys.node(node.id), expect, node, [{ index: indexes.nodes, sort: node.id }]);
 }
 
-/** Puts a pool. */
-export function putPool(pool: Pool, expect: Expectation): Write {
-  return put(keys.pool(pool.id), expect, pool, [{ index: indexes.pools, sort: pool.id }]);
+/** Puts a new pool, with a document that names its place: of two calls at once for one place, one meets a conflict. */
+export function putPool(pool: Pool, expect: 'absent'): readonly Write[] {
+  const { cluster, cephPool } = pool.settings;
+  return [
+    put(keys.pool(pool.id), expect, pool, [{ index: indexes.pools, sort: pool.id }]),
+    put(keys.place(cluster, cephPool), expect, { poolId: pool.id }, []),
+  ];
 }
 
 /** Puts an operation. A finished one goes after a day. */
@@ -202,9 +207,16 @@ export function putLock(resourceId: string, record: LockRecord, expect: Expectat
   return record.holders.length === 0 ? { kind: 'delete', key, expect } : put(key, expect, record, []);
 }
 
-/** Puts what a client token made. It stays until `expireDependents` says when it goes. */
-export function putToken(key: string, record: TokenRecord, expect: Expectation): Write {
-  return put(key, expect, record, [{ index: indexes.tokensOf(record.resourceId), sort: key }]);
+/**
+ * Puts what a client token made. It stays until `expireDependents` says when it goes, or until a time that is known already
+ * (milliseconds since the epoch), because the call ended its resource.
+ */
+export function putToken(key: string, record: TokenRecord, expect: Expectation, expireTime?: number): Write {
+  return put(key, expect, record, [
+    expireTime === undefined
+      ? { index: indexes.tokensOf(record.resourceId), sort: key }
+      : { index: indexes.expiry, sort: `${sortableTime(expireTime)}/${key}` },
+  ]);
 }
 
 /** Puts a shared point in time. */

@@ -113,10 +113,15 @@ export class Journal {
       const token: TokenRecord = {
         parametersHash,
         resourceId: intent.resourceId,
-        operationId: intent.intent === 'operation' ? intent.operationId : '',
+        operationId: intent.operationId ?? '',
         createTime: now,
       };
-      const writes: Write[] = [...intent.writes, putToken(tokenKey, token, 'absent'), this.membership.liveCheck()];
+      const tokenExpireTime = intent.intent === 'immediate' ? intent.tokenExpireTime : undefined;
+      const writes: Write[] = [
+        ...intent.writes,
+        putToken(tokenKey, token, 'absent', tokenExpireTime),
+        this.membership.liveCheck(),
+      ];
       let operation: Operation | undefined;
       if (intent.intent === 'operation') {
         operation = this.newOperation(intent, call.principal, now);

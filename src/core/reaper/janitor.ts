@@ -1,4 +1,5 @@
 import { indexes, sortableTime } from '../journal/documents.js';
+import type { Write } from '../ports/store.js';
 import type { CoreContext } from '../services/context.js';
 
 /** How many documents a pass removes at most; the next pass goes on. */
@@ -14,6 +15,7 @@ export async function removeExpired(core: CoreContext): Promise<number> {
     for (const document of page.documents) {
       const outcome = await core.store.commit([
         { kind: 'delete', key: document.key, expect: document.rev },
+        ...(await tokensOf(core, document.key)),
         core.liveCheck(),
       ]);
       if (!outcome.ok && !(await core.refreshMembership())) return removed;
@@ -21,4 +23,11 @@ export async function removeExpired(core: CoreContext): Promise<number> {
     }
   }
   return removed;
+}
+
+/** A grant takes the token that made it along; whatever else goes here has none, or they go by themselves. */
+async function tokensOf(core: CoreContext, key: string): Promise<readonly Write[]> {
+  if (!key.startsWith('grant/')) return [];
+  const page = await core.store.list(indexes.tokensOf(key.slice('grant/'.length)), { limit: 100 });
+  return page.documents.map(({ key: token, rev }) => ({ kind: 'delete', key: token, expect: rev }));
 }

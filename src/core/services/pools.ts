@@ -50,7 +50,7 @@ export class Pools implements PoolService {
         );
       }
       await this.requireOwnPlace(wanted);
-      return { intent: 'immediate' as const, resourceId: wanted.id, writes: [putPool(wanted, 'absent')] };
+      return { intent: 'immediate' as const, resourceId: wanted.id, writes: putPool(wanted, 'absent') };
     };
     if (request.validateOnly) {
       await intend();

@@ -66,11 +66,9 @@ export async function intendDelete<R extends Trashable>(
     return { intent: 'nothing', resourceId: request.id, operationId: '', document: undefined };
   const document = found as StoredDocument<R>;
   const resource = document.value;
-  if (resource.state === 'deleted' || resource.state === 'purging') {
-    return { intent: 'nothing', resourceId: resource.id, operationId: '', document };
-  }
-  if (resource.state === 'deleting') {
-    return { intent: 'nothing', resourceId: resource.id, operationId: resource.operationId ?? '', document };
+  if (resource.state === 'deleted' && resource.operationId !== undefined) throw beingUndeleted(resource);
+  if (resource.state === 'deleting' || resource.state === 'deleted' || resource.state === 'purging') {
+    return { ...remembered(document), operationId: resource.operationId ?? '', document };
   }
   requireEtag(document, request.etag);
   await kind.requireDeletable(resource);
@@ -92,7 +90,7 @@ export async function intendUndelete<R extends Trashable>(
 ): Promise<Intent & { readonly document: StoredDocument<R> }> {
   const document = await kind.get(request.id);
   const resource = document.value;
-  if (resource.state === kind.usable) return { intent: 'nothing', resourceId: resource.id, operationId: '', document };
+  if (resource.state === kind.usable) return { ...remembered(document), document };
   if (resource.state !== 'deleted') {
     throw new MoorageError(
       'FAILED_PRECONDITION',
@@ -112,6 +110,30 @@ export async function intendUndelete<R extends Trashable>(
     writes: [kind.put({ ...resource, operationId, updateTime: core.clock.now() }, document.rev)],
     document,
   };
+}
+
+/**
+ * It is so already. The call's token is recorded all the same: should it arrive once more after the opposite was done in
+ * between, it must not do anything then.
+ */
+function remembered(document: StoredDocument<{ readonly id: string }>) {
+  return {
+    intent: 'immediate' as const,
+    resourceId: document.value.id,
+    writes: [{ kind: 'check' as const, key: document.key, expect: document.rev }],
+  };
+}
+
+function beingUndeleted(resource: Trashable): MoorageError {
+  return new MoorageError(
+    'ABORTED',
+    `${resource.id} is being undeleted by ${resource.operationId}. Try again after that.`,
+    {
+      reason: 'OPERATION_IN_PROGRESS',
+      metadata: { id: resource.id, operation_id: resource.operationId ?? '' },
+      retryAfterMilliseconds: 500,
+    },
+  );
 }
 
 function operation(

@@ -1,4 +1,4 @@
-import { MoorageError, notFound } from '../../errors.js';
+import { invalidField, MoorageError, notFound } from '../../errors.js';
 import type { Intent, Next, OperationDefinition, PhaseContext } from '../../journal/definition.js';
 import {
   expireDependents,
@@ -54,8 +54,10 @@ export async function intendExport(
   if (redeemed !== undefined) return existing(redeemed);
   requireAvailable(volume);
   const node = await getNode(core.store, wish.nodeId);
+  if (grant !== undefined && grant.value.createTime < node.value.createTime) throw grantedToFormer(grant.value);
   const others = await core.store.getMany<Export>(volume.exportIds.map(keys.export));
-  const exports = others.flatMap((document) => (document === undefined ? [] : [document.value]));
+  // One that ended between the two reads has left the volume's list too: this commit meets a conflict and is judged again.
+  const exports = others.flatMap((other) => (other === undefined || other.value.state === 'gone' ? [] : [other.value]));
   const verdict = judge(volume, exports, wish);
   if ('existing' in verdict) return existing(verdict.existing);
   const ancestors = await ancestorsOf(core.store, requireImage(volume));
@@ -114,7 +116,9 @@ function existing(item: Export): Intent & { readonly item: Export } {
 function markMigration(item: Export, others: readonly (StoredDocument<Export> | undefined)[]): readonly Write[] {
   if (!item.migration) return [];
   return others.flatMap((other) =>
-    other === undefined ? [] : [putExport({ ...other.value, migration: true }, other.rev)],
+    other === undefined || other.value.state === 'gone'
+      ? []
+      : [putExport({ ...other.value, migration: true }, other.rev)],
   );
 }
 
@@ -129,6 +133,9 @@ async function authorise(core: CoreContext, request: ExportVolume, caller: Calle
     };
   }
   const { direct } = request;
+  if (caller.role === 'admin' && direct === undefined) {
+    throw invalidField('authority', 'is required: grant_id, or direct for an administrator');
+  }
   if (caller.role !== 'admin' || direct === undefined) {
     throw new MoorageError('PERMISSION_DENIED', 'grant_id: a node exports by a grant; ask for one with GrantExport.', {
       reason: 'GRANT_REQUIRED',
@@ -168,6 +175,15 @@ async function findGrant(core: CoreContext, request: ExportVolume, caller: Calle
     );
   }
   return document;
+}
+
+/** Who has a node's name now may be another machine, with another key. */
+function grantedToFormer(grant: Grant): MoorageError {
+  return new MoorageError(
+    'FAILED_PRECONDITION',
+    `The grant ${grant.id} is from before the node ${grant.nodeId} was registered as it is now. Ask for another one.`,
+    { reason: 'NODE_REPLACED', metadata: { grant_id: grant.id, node_id: grant.nodeId } },
+  );
 }
 
 async function redeemedExport(

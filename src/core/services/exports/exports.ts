@@ -1,4 +1,4 @@
-import { invalidField, MoorageError, notFound } from '../../errors.js';
+import { invalidField, notFound } from '../../errors.js';
 import { indexes, keys, putGrant } from '../../journal/documents.js';
 import type { Journal } from '../../journal/journal.js';
 import { isId, newId, requireId } from '../../model/ids.js';
@@ -159,24 +159,27 @@ export class Exports implements ExportService {
     const issueTime = this.core.clock.now();
     const expireTime = issueTime + item.descriptorLifetimeMilliseconds;
     const accessJson = this.core.vault.open(item.sealedAccess, `export/${item.id}`);
-    const descriptor = this.core.sealer.seal(
-      {
-        exportId: item.id,
-        volumeId: item.volumeId,
-        nodeId: item.nodeId,
-        sizeBytes: volume.sizeBytes,
-        readOnly: item.readOnly,
-        issueTime,
-        expireTime,
-        connector: facts.connector,
-        imageName: requireImage(volume).name,
-        poolJson: facts.connectorJson,
-        accessJson,
-      },
-      node.publicKey,
-    );
-    accessJson.fill(0);
-    return { resource, operationId, descriptor, descriptorExpireTime: expireTime };
+    try {
+      const descriptor = this.core.sealer.seal(
+        {
+          exportId: item.id,
+          volumeId: item.volumeId,
+          nodeId: item.nodeId,
+          sizeBytes: volume.sizeBytes,
+          readOnly: item.readOnly,
+          issueTime,
+          expireTime,
+          connector: facts.connector,
+          imageName: requireImage(volume).name,
+          poolJson: facts.connectorJson,
+          accessJson,
+        },
+        node.publicKey,
+      );
+      return { resource, operationId, descriptor, descriptorExpireTime: expireTime };
+    } finally {
+      accessJson.fill(0);
+    }
   }
 }
 
@@ -201,10 +204,7 @@ function checkAuthority(request: ExportVolume): void {
 }
 
 function requireLifetime(field: string, milliseconds: number): void {
-  if (milliseconds < 0 || milliseconds > LONGEST_LIFETIME) {
-    throw new MoorageError('INVALID_ARGUMENT', `${field}: must be more than 0 and at most 24 h, or unset`, {
-      reason: 'INVALID_FIELD',
-      fieldViolations: [{ field, description: 'must be more than 0 and at most 24 h, or unset' }],
-    });
-  }
+  // Said this way round, so that NaN is refused too.
+  if (milliseconds >= 0 && milliseconds <= LONGEST_LIFETIME) return;
+  throw invalidField(field, 'must be more than 0 and at most 24 h, or unset');
 }

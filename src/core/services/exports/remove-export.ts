@@ -2,7 +2,7 @@ import { MoorageError } from '../../errors.js';
 import type { Intent, Next, OperationDefinition, PhaseContext } from '../../journal/definition.js';
 import { keys, putExport } from '../../journal/documents.js';
 import { newId } from '../../model/ids.js';
-import type { StoredFailure } from '../../model/operation.js';
+import type { Operation, StoredFailure } from '../../model/operation.js';
 import type { Export, Node, Pool } from '../../model/resources.js';
 import type { BackendError, Holder } from '../../ports/backend.js';
 import type { StoredDocument } from '../../ports/store.js';
@@ -61,8 +61,20 @@ export async function intendUnexport(
       reason: 'FORCE_NEEDS_ADMIN',
     });
   }
-  if (item.state === 'unexporting' && !request.force)
+  if (item.state === 'exporting') {
+    throw new MoorageError(
+      'ABORTED',
+      `The export ${item.id} is being made by ${item.operationId}. Withdraw it after that.`,
+      {
+        reason: 'OPERATION_IN_PROGRESS',
+        metadata: { export_id: item.id, operation_id: item.operationId ?? '' },
+        retryAfterMilliseconds: 500,
+      },
+    );
+  }
+  if (item.state === 'unexporting' && (!request.force || (await isForced(core, item)))) {
     return { ...nothing, operationId: item.operationId ?? '', document };
+  }
   const operationId = newId('op');
   const plan: RemoveExportPlan = { force: request.force, targets: [] };
   const unexporting = item.state === 'unexporting' ? item : exportTo(item, 'unexporting');
@@ -78,6 +90,12 @@ export async function intendUnexport(
     writes: [putExport({ ...unexporting, operationId, updateTime: core.clock.now() }, document.rev)],
     document,
   };
+}
+
+/** Whether the withdrawal that is under way cuts the node off anyhow. */
+async function isForced(core: CoreContext, item: Export): Promise<boolean> {
+  const running = await core.store.get<Operation<RemoveExportPlan | null>>(keys.operation(item.operationId ?? ''));
+  return running?.value.plan?.force === true;
 }
 
 /** How the operation is carried out. */

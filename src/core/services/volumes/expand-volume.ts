@@ -112,8 +112,9 @@ async function expandImage(
       data.expandImage(pool, { connection, image, sizeBytes }, step),
     );
   } catch (error) {
-    if (isLostConnection(error)) return { kind: 'phase', phase: 'connect', plan: { sizeBytes } };
-    throw error;
+    if (!isLostConnection(error)) throw error;
+    await context.step('close-connection', (step) => data.closeConnection(pool, connection, step));
+    return { kind: 'phase', phase: 'connect', plan: { sizeBytes } };
   }
   await context.step('close-connection', (step) => data.closeConnection(pool, connection, step));
   return {
@@ -142,6 +143,17 @@ async function giveUp(
   context: PhaseContext<ExpandVolumePlan>,
   error: BackendError,
 ): Promise<Next<ExpandVolumePlan>> {
+  const { connection } = context.plan;
+  if (connection !== undefined) {
+    const pool = await poolOf(core, context);
+    const { data } = core.backend();
+    const volume = (await getVolume(core.store, context.operation.resourceId)).value;
+    await context.step('put-catalogue-entry', (step) =>
+      data.putCatalogueEntry(pool, imageEntry(core.vault, identityOf(volume)), step),
+    );
+    // An agent has only so many: one that nobody closes is lost until it restarts.
+    await context.step('close-connection', (step) => data.closeConnection(pool, connection, step));
+  }
   return {
     kind: 'failed',
     failure: refusal(error, 'The volume could not be expanded'),

@@ -41,7 +41,10 @@ export function volumeTrash(core: CoreContext): TrashKind<Volume> {
 async function requireDeletable(core: CoreContext, volume: Volume): Promise<void> {
   if (volume.exportIds.length > 0) {
     const documents = await core.store.getMany<Export>(volume.exportIds.map(keys.export));
-    const holders = documents.flatMap((document) => (document === undefined ? [] : [document.value]));
+    // One that ended between the two reads names nobody.
+    const holders = documents.flatMap((document) =>
+      document === undefined || document.value.state === 'gone' ? [] : [document.value],
+    );
     const nodes = holders.map((item) => item.nodeId);
     throw new MoorageError(
       'FAILED_PRECONDITION',
