@@ -72,9 +72,9 @@ export function imageRecord(plan: ImagePlan, backendId: string, points: ImageRec
   };
 }
 
-/** What a plan that could not be carried out leaves to the reaper: whatever may be there under its name. */
-export function debrisOf(core: CoreContext, pool: Pool, plan: ImagePlan, reason: string): Write {
-  const image = imageRecord(plan, '', []);
+/** What a plan that could not be carried out leaves to the reaper: the image, or whatever may be there under its name. */
+export function debrisOf(core: CoreContext, pool: Pool, plan: ImagePlan, reason: string, made?: ImageRecord): Write {
+  const image = made ?? imageRecord(plan, '', []);
   return putDebris({ name: image.name, poolId: pool.id, image, reason, createTime: core.clock.now() }, 'any');
 }
 

@@ -14,7 +14,7 @@ import type { ImageParent, ImageRecord } from '../../model/image.js';
 import type { StoredFailure } from '../../model/operation.js';
 import type { PointInTime, Pool, Snapshot } from '../../model/resources.js';
 import { requireTags, requireText } from '../../model/validation.js';
-import type { BackendError } from '../../ports/backend.js';
+import { BackendError } from '../../ports/backend.js';
 import type { StoredDocument, Write } from '../../ports/store.js';
 import { snapshotTo } from '../../transitions.js';
 import { type CoreContext, getPool, getSnapshot, getVolume, requireEtag } from '../context.js';
@@ -116,10 +116,7 @@ export function createSnapshotDefinition(
       },
       'create-image': (context) => createImage(core, context),
       'remove-point': (context) => leavePoint(core, context),
-      abandon: async (context) => {
-        await removeIfLast(core, context);
-        return abandoned(core, context);
-      },
+      abandon: async (context) => abandoned(core, context, await removeIfLast(core, context)),
     },
     onRefused: async (context, error) => refused(core, context, error),
     images: async (plan, { resourceId }) => {
@@ -163,7 +160,7 @@ async function leavePoint(core: CoreContext, context: Context): Promise<Next<Cre
   const { operation, plan } = context;
   const { image } = plan;
   if (image === undefined) return { kind: 'phase', phase: 'create-image', plan };
-  await removeIfLast(core, context);
+  const removed = await removeIfLast(core, context);
   return {
     kind: 'succeeded',
     writes: async () => {
@@ -171,7 +168,7 @@ async function leavePoint(core: CoreContext, context: Context): Promise<Next<Cre
       const { operationId: _, ...snapshot } = snapshotTo(document.value, 'completed');
       return [
         putSnapshot({ ...snapshot, image, updateTime: core.clock.now() }, document.rev),
-        ...(await leave(core, context)),
+        ...(await leave(core, context, removed)),
       ];
     },
   };
@@ -181,39 +178,45 @@ async function findPoint(core: CoreContext, context: Context): Promise<StoredDoc
   return context.plan.pointId === undefined ? undefined : core.store.get<PointInTime>(keys.point(context.plan.pointId));
 }
 
-/** The writes that take this operation out of its point. */
-async function leave(core: CoreContext, context: Context): Promise<readonly Write[]> {
+/**
+ * The writes that take this operation out of its point.
+ * @throws BackendError (not begun) when it has become the last one since it looked: then the point is to be removed first
+ */
+async function leave(core: CoreContext, context: Context, removed: boolean): Promise<readonly Write[]> {
   const document = await findPoint(core, context);
   if (document === undefined) return [];
   const operationIds = document.value.operationIds.filter((id) => id !== context.operation.id);
-  return operationIds.length === 0
-    ? [{ kind: 'delete', key: document.key, expect: document.rev }]
-    : [putPoint({ ...document.value, operationIds }, document.rev)];
+  if (operationIds.length > 0) return [putPoint({ ...document.value, operationIds }, document.rev)];
+  if (!removed) throw new BackendError('not-begun', 'ABORTED', 'The point in time is to be removed first.');
+  return [{ kind: 'delete', key: document.key, expect: document.rev }];
 }
 
-async function removeIfLast(core: CoreContext, context: Context): Promise<void> {
+/** Removes the point when nobody else needs it. @returns whether it did */
+async function removeIfLast(core: CoreContext, context: Context): Promise<boolean> {
   const document = await findPoint(core, context);
-  if (document === undefined) return;
-  const { point, operationIds, volumeId } = document.value;
-  if (operationIds.some((id) => id !== context.operation.id)) return;
+  if (document === undefined) return false;
+  const { operationIds, volumeId } = document.value;
+  if (operationIds.some((id) => id !== context.operation.id)) return false;
+  // One whose taking was refused in the end may be there all the same, from a try of unknown outcome: it goes by its name.
+  const point = document.value.point ?? { name: document.value.id, backendId: '' };
   const pool = (await getPool(core.store, context.operation.poolId)).value;
   const { data } = core.backend();
   const image = requireImage((await getVolume(core.store, volumeId)).value);
   const connected = await connect(core, context, pool, document);
   const { connection } = connected.value;
-  if (connection === undefined) return;
-  if (point !== undefined) {
-    try {
-      await context.step('remove-point', (step) => data.removePoint(pool, { connection, image, point }, step));
-    } catch (error) {
-      if (isLostConnection(error)) {
-        const { connection: _, ...value } = connected.value;
-        await core.store.commit([putPoint(value, connected.rev), core.liveCheck()]);
-      }
-      throw error;
+  if (connection === undefined) throw new Error(`The point ${document.value.id} has no connection.`);
+  try {
+    await context.step('remove-point', (step) => data.removePoint(pool, { connection, image, point }, step));
+  } catch (error) {
+    if (isLostConnection(error)) {
+      await context.step('close-connection', (step) => data.closeConnection(pool, connection, step));
+      const { connection: _, ...value } = connected.value;
+      await core.store.commit([putPoint(value, connected.rev), core.liveCheck()]);
     }
+    throw error;
   }
   await context.step('close-connection', (step) => data.closeConnection(pool, connection, step));
+  return true;
 }
 
 async function connect(
@@ -226,19 +229,24 @@ async function connect(
   const connection = await context.step('open-connection', (step) => core.backend().data.openConnection(pool, step));
   const value = { ...document.value, connection };
   const outcome = await core.store.commit([putPoint(value, document.rev), core.liveCheck()]);
-  if (!outcome.ok) throw new Error('The point changed while a connection was being recorded.');
+  if (!outcome.ok) {
+    await core.refreshMembership();
+    await context.step('close-connection', (step) => core.backend().data.closeConnection(pool, connection, step));
+    throw new BackendError('not-begun', 'ABORTED', 'The point changed while a connection was being recorded.');
+  }
   return { key: document.key, rev: outcome.rev, value };
 }
 
 /** A step was refused for good: the point is left, and removed if nobody else needs it, before the failure is committed. */
 async function refused(core: CoreContext, context: Context, error: BackendError): Promise<Next<CreateSnapshotPlan>> {
   if (isLostConnection(error)) return { kind: 'reload' };
-  if (context.plan.failure !== undefined) return abandoned(core, context);
+  // Not even the way back is possible: the volume's record keeps the point, which goes with the volume.
+  if (context.plan.failure !== undefined) return abandoned(core, context, true);
   const { code, message, reason, metadata } = refusal(error, 'The snapshot could not be made');
   return { kind: 'phase', phase: 'abandon', plan: { ...context.plan, failure: { code, message, reason, metadata } } };
 }
 
-async function abandoned(core: CoreContext, context: Context): Promise<Next<CreateSnapshotPlan>> {
+async function abandoned(core: CoreContext, context: Context, removed: boolean): Promise<Next<CreateSnapshotPlan>> {
   const { operation, plan } = context;
   const pool = (await getPool(core.store, operation.poolId)).value;
   const stored = plan.failure;
@@ -256,8 +264,8 @@ async function abandoned(core: CoreContext, context: Context): Promise<Next<Crea
       const tombstone = { id: document.value.id, state: 'gone' as const, goneTime: now, reason: failure.message };
       return [
         putTombstone(document.key, tombstone, document.rev),
-        debrisOf(core, pool, imagePlan(document.value, plan), failure.message),
-        ...(await leave(core, context)),
+        debrisOf(core, pool, imagePlan(document.value, plan), failure.message, plan.image),
+        ...(await leave(core, context, removed)),
         ...(await expireDependents(core.store, document.value.id, now + KEPT_MILLISECONDS)),
       ];
     },

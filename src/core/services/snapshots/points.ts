@@ -123,8 +123,14 @@ export class PointsInTime {
       this.core.backend().data.openConnection(pool, step),
     );
     const value = { ...point.value, connection };
-    const rev = await this.commit([putPoint(value, point.rev)]);
-    return { key: point.key, rev, value };
+    try {
+      const rev = await this.commit([putPoint(value, point.rev)]);
+      return { key: point.key, rev, value };
+    } catch (error) {
+      // Nobody will know of it: an agent has only so many.
+      await leader.step('close-connection', (step) => this.core.backend().data.closeConnection(pool, connection, step));
+      throw error;
+    }
   }
 
   private async takePoint(
@@ -142,14 +148,14 @@ export class PointsInTime {
       const value = { ...point.value, point: taken.point, sizeBytes: taken.sizeBytes, time: taken.time };
       return { ...point, value };
     } catch (error) {
-      if (isLostConnection(error)) await this.forgetConnection(point);
-      throw isLostConnection(error)
-        ? new BackendError('not-begun', 'UNAVAILABLE', 'The connection of its own is gone; another one is opened.')
-        : error;
+      if (!isLostConnection(error)) throw error;
+      await leader.step('close-connection', (step) => this.core.backend().data.closeConnection(pool, connection, step));
+      await this.forgetConnection(point);
+      throw new BackendError('not-begun', 'UNAVAILABLE', 'The connection of its own is gone; another one is opened.');
     }
   }
 
-  /** The agent that had the connection is dead: the next try opens another one. */
+  /** The agent that had the connection is dead, or a node cut it off: the next try opens another one. */
   private async forgetConnection(point: StoredDocument<PointInTime>): Promise<void> {
     const { connection: _, ...value } = point.value;
     await this.commit([putPoint(value, point.rev)]);
