@@ -1,10 +1,11 @@
+import type { ImageRecord } from '../model/image.js';
 import type { AgentRecord, ControllerRecord, Operation } from '../model/operation.js';
-import type { PointInTime, Pool } from '../model/resources.js';
+import type { PointInTime, Pool, Snapshot, Tombstone, Volume } from '../model/resources.js';
 import type { AgentIdentity, AgentLifecycle, Backend, StepContext } from '../ports/backend.js';
 import type { Store, StoredDocument } from '../ports/store.js';
 import type { CoreSettings } from '../settings.js';
 import type { OperationDefinition } from './definition.js';
-import { indexes } from './documents.js';
+import { indexes, keys } from './documents.js';
 import type { Membership } from './membership.js';
 
 /*
@@ -45,7 +46,14 @@ export class Agents implements AgentLifecycle {
 
   async admit(agent: AgentIdentity): Promise<void> {
     const record: AgentRecord = { ...agent, dead: false };
-    await this.membership.changeAgents((agents) => [...agents.filter((one) => one.agentId !== agent.agentId), record]);
+    // A cluster has one agent of a role: who stood there before is dead, also if nobody came to say so.
+    const isFormer = (one: AgentRecord) => one.cluster === agent.cluster && one.role === agent.role;
+    await this.membership.changeAgents((agents) => [
+      ...agents
+        .filter((one) => one.agentId !== agent.agentId && !(isFormer(one) && one.role === 'fence'))
+        .map((one) => (isFormer(one) ? { ...one, dead: true } : one)),
+      record,
+    ]);
     if (agent.role === 'data') await this.clean(agent.cluster);
   }
 
@@ -92,16 +100,36 @@ export class Agents implements AgentLifecycle {
   }
 
   private async cutOff(pool: Pool, addresses: readonly string[]): Promise<void> {
+    if (addresses.length === 0) return;
     const { fence } = this.backend();
     const expirySeconds = this.settings.cutOffExpirySeconds;
     await fence.cutOff(pool, { addresses, expirySeconds }, this.context('cut-off-dead-agent'));
+    for (const image of await this.imagesInWork(pool)) {
+      await fence.breakLocks(pool, { image, ownerAddresses: addresses }, this.context('break-dead-agents-locks'));
+    }
+  }
+
+  /** Every image whose lock an agent may have held: of the operations, and what the reaper works on without one. */
+  private async imagesInWork(pool: Pool): Promise<readonly ImageRecord[]> {
+    const images = new Map<string, ImageRecord>();
     for (const operation of await this.runningOperations()) {
       if (operation.poolId !== pool.id) continue;
       const definition = this.definitions.get(operation.kind);
-      for (const image of (await definition?.images(operation.plan, operation)) ?? []) {
-        await fence.breakLocks(pool, { image, ownerAddresses: addresses }, this.context('break-dead-agents-locks'));
-      }
+      for (const image of (await definition?.images(operation.plan, operation)) ?? []) images.set(image.name, image);
     }
+    const points = await listAll<PointInTime>(this.store, indexes.points);
+    const reaped = await listAll<Volume | Snapshot>(this.store, indexes.reap);
+    const ids = [
+      ...points.map((point) => point.value.volumeId),
+      // A purge takes the point of the image's parent along.
+      ...reaped.flatMap(({ value }) => (value.state === 'purging' ? (value.image?.parent?.resourceId ?? []) : [])),
+    ].filter((id) => id.startsWith('vol-'));
+    for (const document of await this.store.getMany<Volume | Tombstone>(ids.map(keys.volume))) {
+      const volume = document?.value;
+      if (volume === undefined || !('image' in volume) || volume.poolId !== pool.id) continue;
+      if (volume.image !== undefined) images.set(volume.image.name, volume.image);
+    }
+    return [...images.values()];
   }
 
   private context(name: string): StepContext {

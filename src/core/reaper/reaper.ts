@@ -11,12 +11,13 @@ import {
 } from '../journal/documents.js';
 import type { ImageParent } from '../model/image.js';
 import type { LockRecord } from '../model/operation.js';
-import type { Debris, Pool, Snapshot, Tombstone, Volume } from '../model/resources.js';
+import type { Debris, PointInTime, Pool, Snapshot, Tombstone, Volume } from '../model/resources.js';
 import { BackendError, type StepContext } from '../ports/backend.js';
 import type { StoredDocument, Write } from '../ports/store.js';
 import { type CoreContext, getPool } from '../services/context.js';
 import { requireImage } from '../services/identity.js';
 import { snapshotTo, volumeTo } from '../transitions.js';
+import { leavePointOf, removeLeftPoint } from './left-points.js';
 
 /*
  * THE REAPER
@@ -70,10 +71,18 @@ export class Reaper {
     const debris = await listAll<Debris>(this.core.store, indexes.debris);
     const before = sortableTime(this.core.clock.now() + 1);
     const candidates = await listAll<Reapable>(this.core.store, indexes.reap, before);
-    const work = [
+    const points = await listAll<PointInTime>(this.core.store, indexes.points);
+    const left = points.filter((document) => document.value.operationIds.length === 0);
+    // Before the volumes that they are on.
+    const first = await this.workThrough(left.map((document) => () => this.removeLeft(document)));
+    const second = await this.workThrough([
       ...debris.map((document) => () => this.clearDebris(document)),
       ...candidates.map((document) => () => this.reap(document)),
-    ];
+    ]);
+    return { ...second, failed: first.failed + second.failed };
+  }
+
+  private async workThrough(work: readonly (() => Promise<boolean>)[]): Promise<ReaperResult> {
     let purged = 0;
     let failed = 0;
     let waiting = 0;
@@ -160,26 +169,27 @@ export class Reaper {
     const outcome = await this.core.store.commit([
       putTombstone(document.key, tombstone, document.rev),
       ...(await expireDependents(this.core.store, resource.id, now + KEPT_MILLISECONDS)),
-      ...(await this.forgetPoint(resource.id, resource.image?.parent)),
+      ...(await this.leavePoint(resource.poolId, document.key, resource.image?.parent)),
       this.core.liveCheck(),
     ]);
     // On a conflict (another clone of the same point ends at the same time) the next pass does it again.
     if (!outcome.ok) await this.core.refreshMembership();
   }
 
-  /** The parent's point goes with its last clone; then the parent's record need not name it any more. */
-  private async forgetPoint(id: string, parent: ImageParent | undefined): Promise<readonly Write[]> {
+  /** The parent's point goes with its last clone. */
+  private async leavePoint(poolId: string, ownKey: string, parent?: ImageParent): Promise<readonly Write[]> {
     if (parent === undefined || parent.resourceId.startsWith('snap-')) return [];
-    const siblings = await listAll<Reapable>(this.core.store, indexes.childrenOf(parent.resourceId));
-    const shared = siblings.some(
-      ({ value }) => value.id !== id && value.image?.parent?.point.backendId === parent.point.backendId,
+    const siblings = await listAll<Reapable | Debris>(this.core.store, indexes.childrenOf(parent.resourceId));
+    const other = siblings.find(
+      ({ key, value }) => key !== ownKey && value.image?.parent?.point.backendId === parent.point.backendId,
     );
-    const document = await this.core.store.get<Volume | Tombstone>(keys.volume(parent.resourceId));
-    if (shared || document === undefined || document.value.state === 'gone') return [];
-    const volume = document.value as Volume;
-    if (volume.image === undefined) return [];
-    const points = volume.image.points.filter((point) => point.backendId !== parent.point.backendId);
-    return [putVolume({ ...volume, image: { ...volume.image, points } }, document.rev)];
+    // Two that go at once must not each leave the point to the other.
+    if (other !== undefined) return [{ kind: 'check', key: other.key, expect: other.rev }];
+    return leavePointOf(this.core, poolId, parent);
+  }
+
+  private removeLeft(document: StoredDocument<PointInTime>): Promise<boolean> {
+    return removeLeftPoint(this.core, document, (name) => this.context(name, document.value.id));
   }
 
   private async clearDebris(document: StoredDocument<Debris>): Promise<boolean> {
@@ -190,6 +200,7 @@ export class Reaper {
     await this.core.backend().data.purgeImage(pool, { image, catalogueKey }, this.context('purge-debris', image.name));
     const outcome = await this.core.store.commit([
       { kind: 'delete', key: document.key, expect: document.rev },
+      ...(await this.leavePoint(poolId, document.key, image.parent)),
       this.core.liveCheck(),
     ]);
     return outcome.ok;
