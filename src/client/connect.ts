@@ -21,6 +21,8 @@ export interface ConnectOptions {
   };
   /** How long a call may take in all, in milliseconds, where its own options do not say; 60,000 unless given. */
   readonly deadlineMilliseconds?: number;
+  /** For how long a call is tried again while no controller can be reached; its whole time unless given. */
+  readonly unreachableMilliseconds?: number;
 }
 
 /** What one call may say for itself. */
@@ -81,6 +83,7 @@ export function connect(options: ConnectOptions): MoorageClient {
     client[name.charAt(0).toLowerCase() + name.slice(1)] = (request: object, call: CallOptions = {}) =>
       callAgain(endpoints, name, method, withToken(name, request), {
         deadlineMilliseconds: options.deadlineMilliseconds ?? DEFAULT_DEADLINE_MILLISECONDS,
+        unreachableMilliseconds: options.unreachableMilliseconds ?? Number.POSITIVE_INFINITY,
         ...call,
       });
   }
@@ -139,9 +142,11 @@ async function callAgain(
   name: string,
   method: AnyMethod,
   request: object,
-  options: CallOptions & { readonly deadlineMilliseconds: number },
+  options: CallOptions & { readonly deadlineMilliseconds: number; readonly unreachableMilliseconds: number },
 ): Promise<object> {
-  const end = performance.now() + options.deadlineMilliseconds;
+  const began = performance.now();
+  const end = began + options.deadlineMilliseconds;
+  const endUnreachable = Math.min(end, began + options.unreachableMilliseconds);
   let backoff = FIRST_BACKOFF_MILLISECONDS;
   for (;;) {
     const client = endpoints.current;
@@ -155,7 +160,8 @@ async function callAgain(
       if (!(error instanceof MoorageCallError) || !isWorthAnotherTry(error)) throw error;
       // Jitter, so that callers that failed together do not come back together.
       const wait = Math.max(error.retryAfterMilliseconds ?? 0, backoff * (0.5 + Math.random() / 2));
-      if (performance.now() + wait >= end || options.signal?.aborted) throw error;
+      const last = error.code === 'UNAVAILABLE' ? endUnreachable : end;
+      if (performance.now() + wait >= last || options.signal?.aborted) throw error;
       if (error.code === 'UNAVAILABLE') endpoints.moveOnFrom(client);
       await sleep(wait, undefined, options.signal && { signal: options.signal }).catch(() => {
         throw error;

@@ -1,0 +1,116 @@
+import type { Command } from 'commander';
+import { type Node, pages } from '../../client/index.js';
+import { formatNodePublicKey, parseNodePublicKey } from '../../descriptor/index.js';
+import { type CommandContext, calling, withSession } from '../context.js';
+import { CommandFailure, EXIT } from '../exit-codes.js';
+import { formatTags, formatTime, properties, table } from '../output.js';
+import type { CommonFlags } from '../session.js';
+import { collect, collectTag } from '../values.js';
+import { changing, mutation } from './volume.js';
+
+interface MutationFlags extends CommonFlags {
+  readonly token?: string;
+  readonly validateOnly?: boolean;
+}
+
+interface RegisterFlags extends MutationFlags {
+  readonly publicKey: string;
+  readonly address: string[];
+  readonly initiatorName: string;
+  readonly tag: Record<string, string>;
+}
+
+/** `moorage node …` */
+export function addNodeCommands(program: Command, context: CommandContext): void {
+  const group = program.command('node').description('nodes: hypervisor hosts');
+
+  changing(
+    calling(
+      group
+        .command('register')
+        .description('make a node known')
+        .argument('<name>', 'the name that its certificate bears'),
+      'moorage node register nc-a --public-key moorage-node-key:… --address 192.0.2.11',
+    ),
+  )
+    .requiredOption('--public-key <text>', 'what `storage-utils init` prints on the node')
+    .option('--address <ip>', 'an address from which it talks to the storage; may be repeated', collect, [])
+    .option('--initiator-name <iqn>', 'its iSCSI initiator name', '')
+    .option('--tag <key=value>', 'a tag; may be repeated', collectTag, {})
+    .action(async (nodeId: string, flags: RegisterFlags) =>
+      withSession(context, flags, async (session) => {
+        const { node } = await session.client.registerNode(
+          {
+            ...mutation(flags),
+            nodeId,
+            publicKey: Buffer.from(readPublicKey(flags.publicKey)),
+            storageAddresses: flags.address,
+            initiatorName: flags.initiatorName,
+            tags: flags.tag,
+          },
+          session.patient,
+        );
+        session.show(node, describeNode(node));
+      }),
+    );
+
+  calling(group.command('get').description('show a node').argument('<name>'), 'moorage node get nc-a').action(
+    async (nodeId: string, flags: CommonFlags) =>
+      withSession(context, flags, async (session) => {
+        const { node } = await session.client.getNode({ nodeId });
+        session.show(node, describeNode(node));
+      }),
+  );
+
+  calling(group.command('list').description('list nodes by name'), 'moorage node list').action(
+    async (flags: CommonFlags) =>
+      withSession(context, flags, async (session) => {
+        const nodes: Node[] = [];
+        const read = (pageToken: string) => session.client.listNodes({ pageSize: 1000, pageToken });
+        for await (const page of pages(read)) nodes.push(...page.nodes);
+        const head = ['NAME', 'KEY', 'ADDRESSES', 'TAGS', 'REGISTERED'];
+        const rows = nodes.map((node) => [
+          node.id,
+          node.publicKeyId,
+          node.storageAddresses.join(' '),
+          formatTags(node.tags),
+          formatTime(node.createTime),
+        ]);
+        session.show(nodes, table([head, ...rows]));
+      }),
+  );
+
+  changing(
+    calling(
+      group.command('remove').description('forget a node that has no export').argument('<name>'),
+      'moorage node remove nc-a',
+    ),
+  ).action(async (nodeId: string, flags: MutationFlags) =>
+    withSession(context, flags, async (session) => {
+      await session.client.removeNode({ ...mutation(flags), nodeId }, session.patient);
+      session.show({ id: nodeId }, '');
+      session.note(flags.validateOnly ? `${nodeId} could be removed` : `${nodeId} is removed`);
+    }),
+  );
+}
+
+function readPublicKey(text: string): Uint8Array {
+  try {
+    return parseNodePublicKey(text);
+  } catch (error) {
+    throw new CommandFailure(EXIT.usage, `--public-key: ${(error as Error).message}`);
+  }
+}
+
+function describeNode(node: Node | null): string {
+  if (node === null) return '';
+  return properties([
+    ['name', node.id],
+    ['public key', formatNodePublicKey(node.publicKey)],
+    ['key id', node.publicKeyId],
+    ['addresses', node.storageAddresses.join(' ')],
+    ['initiator name', node.initiatorName],
+    ['tags', formatTags(node.tags)],
+    ['registered', formatTime(node.createTime)],
+  ]);
+}
