@@ -88,6 +88,8 @@ export function fenceCaps(pools: readonly string[]): string[] {
   const osd = pools.flatMap((pool) => [
     // Who holds the lock of an image, and breaking it.
     `allow pool=${pool} object_prefix rbd_header. class lock`,
+    // The id of one whose making was cut short: only its name is on record.
+    `allow pool=${pool} object_prefix rbd_id. r`,
     // What opening an image read-only needs, to see who watches it.
     `allow pool=${pool} object_prefix rbd_header. r class-read`,
     `allow pool=${pool} object_prefix rbd_info r class-read`,

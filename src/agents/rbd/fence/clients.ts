@@ -1,8 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Image__Output } from '../../../generated/moorage/backend/v1/Image.js';
+import { checkName } from '../data/record.js';
 import type { Cluster } from '../librbd/cluster.js';
 import { isCephError } from '../librbd/errors.js';
-import { dataPrefix, headerObject, readHeader } from '../librbd/header.js';
+import { dataPrefix, headerObject, readHeader, readImageId } from '../librbd/header.js';
 import { RBD_FEATURES, RbdImage } from '../librbd/image.js';
 import { breakLock, listLockers, RBD_LOCK_NAME } from '../librbd/lockers.js';
 import type { PoolContext } from '../librbd/pool-context.js';
@@ -104,6 +105,13 @@ async function headerIsAsRecorded(pool: PoolContext, image: Image__Output, id: s
   }
 }
 
+/** An image that its agent died over has no id on record yet: then it is its name's, which no node can have changed. */
+function idOf(pool: PoolContext, image: Image__Output | null): Promise<string | undefined> {
+  if (image === null || image.backendId !== '')
+    return Promise.resolve(requireId('image.backend_id', image?.backendId ?? ''));
+  return readImageId(pool, checkName('image.name', image.name));
+}
+
 /**
  * Breaks the image's lock where it belongs to one of these addresses, by exact owner; blocklists nobody.
  * @returns how many were broken
@@ -114,8 +122,10 @@ export async function breakLocks(
   image: Image__Output | null,
   ownerAddresses: readonly string[],
 ): Promise<number> {
-  const id = requireId('image.backend_id', image?.backendId ?? '');
   return cluster.withPool(poolName, async (pool) => {
+    const id = await idOf(pool, image);
+    // It was never made, or not far enough to be locked.
+    if (id === undefined) return 0;
     let broken = 0;
     for (const locker of await listLockers(pool, headerObject(id), RBD_LOCK_NAME)) {
       if (!ownerAddresses.includes(locker.address)) continue;
