@@ -22,8 +22,12 @@ export interface SystemOptions {
   readonly settings?: Settings;
   /** How long what was deleted can be undeleted; default 0. */
   readonly undeleteWindowSeconds?: number;
+  /** Where the store lies; default: the system's folder for temporary files, which may be in memory. */
+  readonly storeDirectory?: string;
   /** Default: managed access. */
   readonly keyringUser?: string;
+  /** What Node is told before the controller's program, and the controller tells its agents' Node, as ["--import", …]. */
+  readonly nodeArguments?: readonly string[];
 }
 
 /** A real controller process, with its agents, on a pool of its own. */
@@ -37,6 +41,8 @@ export interface System {
   readonly endpoint: string;
   readonly client: MoorageClient;
   readonly configurationFile: string;
+  /** The store's file. */
+  readonly storeFile: string;
   /** The process that runs now. */
   readonly pid: number;
   /** Process ids of its agents: found in the kernel's own lists, by the role in their command line. */
@@ -80,13 +86,16 @@ export async function startSystem(options: SystemOptions): Promise<System> {
   });
   await createMasterKeyFile(join(directory, 'master.key'));
   await mkdir(join(directory, 'run'), { mode: 0o700 });
+  const storeDirectory =
+    options.storeDirectory === undefined ? directory : await mkdtemp(join(options.storeDirectory, 'store-'));
+  const storeFile = join(storeDirectory, 'store.db');
   const socket = join(directory, 'moorage.sock');
   const configurationFile = join(directory, 'controller.yaml');
   const configuration = merge(
     {
       ...usual,
       listeners: [{ address: `unix:${socket}`, plaintext: { role: 'admin' } }],
-      store: { sqlite: { path: join(directory, 'store.db') } },
+      store: { sqlite: { path: storeFile } },
       master_key: { file: join(directory, 'master.key') },
       descriptor_key: join(directory, 'descriptor.key'),
       state_directory: directory,
@@ -104,7 +113,7 @@ export async function startSystem(options: SystemOptions): Promise<System> {
   await writeFile(configurationFile, stringify(configuration), { mode: 0o600 });
   const endpoint = `unix:${socket}`;
   const client = connect({ endpoints: [endpoint], deadlineMilliseconds: 60_000 });
-  const process_ = new ControllerProcess(configurationFile, socket);
+  const process_ = new ControllerProcess(configurationFile, socket, options.nodeArguments ?? []);
   await process_.start();
   await client.createPool({
     poolId: 'main',
@@ -125,6 +134,7 @@ export async function startSystem(options: SystemOptions): Promise<System> {
     endpoint,
     client,
     configurationFile,
+    storeFile,
     get pid() {
       return process_.pid;
     },
@@ -139,6 +149,7 @@ export async function startSystem(options: SystemOptions): Promise<System> {
       await cluster.ceph('osd', 'pool', 'delete', cephPool, cephPool, '--yes-i-really-really-mean-it');
       for (const user of Object.values(users)) await cluster.ceph('auth', 'del', `client.${user}`);
       await rm(directory, { recursive: true, force: true });
+      await rm(storeDirectory, { recursive: true, force: true });
     },
   };
 }
@@ -147,11 +158,13 @@ class ControllerProcess {
   log = '';
   readonly #configurationFile: string;
   readonly #socket: string;
+  readonly #nodeArguments: readonly string[];
   #child: ChildProcess | undefined;
 
-  constructor(configurationFile: string, socket: string) {
+  constructor(configurationFile: string, socket: string, nodeArguments: readonly string[]) {
     this.#configurationFile = configurationFile;
     this.#socket = socket;
+    this.#nodeArguments = nodeArguments;
   }
 
   get pid(): number {
@@ -162,10 +175,11 @@ class ControllerProcess {
 
   async start(): Promise<void> {
     const program = join(repositoryDirectory, 'dist/bin/moorage-controller.js');
-    const child = spawn(process.execPath, [program, '--config', this.#configurationFile], {
+    const child = spawn(process.execPath, [...this.#nodeArguments, program, '--config', this.#configurationFile], {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#child = child;
+    const former = this.log.length;
     const collect = (chunk: Buffer): void => {
       this.log += chunk.toString();
     };
@@ -173,7 +187,7 @@ class ControllerProcess {
     child.stderr.on('data', collect);
     await waitFor('the controller serves', () => {
       if (child.exitCode !== null) throw new Error(`the controller ended:\n${this.log.slice(-4000)}`);
-      return existsSync(this.#socket) && this.log.includes('"serving"');
+      return existsSync(this.#socket) && this.log.includes('"serving"', former);
     });
   }
 
