@@ -1,16 +1,16 @@
 import { CephError, isCephError } from './errors.js';
+import { checked, type NativeFunction, type NativeValue, outCell, type Pointer, rados } from './library.js';
 import {
-  addressOfBytes,
-  bytesAt,
-  checked,
-  checkedNow,
-  type NativeFunction,
-  type NativeValue,
-  outCell,
-  type Pointer,
-  pointerIn,
-  rados,
-} from './library.js';
+  type OmapEntry,
+  type OmapPage,
+  readOmapKeys,
+  readOmapKeysAndPrefix,
+  readOmapPage,
+  removeOmapKeys,
+  setOmap,
+} from './omap.js';
+
+export type { OmapEntry, OmapPage } from './omap.js';
 
 const rados_ioctx_destroy = rados('void rados_ioctx_destroy(void *io)');
 const rados_ioctx_get_id = rados('int64_t rados_ioctx_get_id(void *io)');
@@ -23,44 +23,6 @@ const rados_exec = rados(
   'int rados_exec(void *io, const char *oid, const char *cls, const char *method, const void *in_buf, size_t in_len, void *buf, size_t out_len)',
 );
 const rados_ioctx_selfmanaged_snap_remove = rados('int rados_ioctx_selfmanaged_snap_remove(void *io, uint64_t snapid)');
-const rados_create_read_op = rados('void *rados_create_read_op()');
-const rados_release_read_op = rados('void rados_release_read_op(void *read_op)');
-const rados_read_op_operate = rados('int rados_read_op_operate(void *read_op, void *io, const char *oid, int flags)');
-const rados_read_op_omap_get_vals2 = rados(
-  'void rados_read_op_omap_get_vals2(void *read_op, const char *start_after, const char *filter_prefix, uint64_t max_return, void *iter, void *pmore, void *prval)',
-);
-const rados_read_op_omap_get_vals_by_keys = rados(
-  'void rados_read_op_omap_get_vals_by_keys(void *read_op, const char **keys, size_t keys_len, void *iter, void *prval)',
-);
-const rados_omap_get_next2 = rados(
-  'int rados_omap_get_next2(void *iter, void *key, void *val, void *key_len, void *val_len)',
-);
-const rados_omap_get_end = rados('void rados_omap_get_end(void *iter)');
-const rados_create_write_op = rados('void *rados_create_write_op()');
-const rados_release_write_op = rados('void rados_release_write_op(void *write_op)');
-const rados_write_op_operate = rados(
-  'int rados_write_op_operate(void *write_op, void *io, const char *oid, void *mtime, int flags)',
-);
-const rados_write_op_omap_set2 = rados(
-  'void rados_write_op_omap_set2(void *write_op, const char **keys, const void *vals, const uint64_t *key_lens, const uint64_t *val_lens, size_t num)',
-);
-const rados_write_op_omap_rm_keys = rados(
-  'void rados_write_op_omap_rm_keys(void *write_op, const char **keys, size_t keys_len)',
-);
-
-/** An entry of an object's omap. */
-export interface OmapEntry {
-  readonly key: string;
-  readonly value: Buffer;
-}
-
-/** A page of an object's omap. */
-export interface OmapPage {
-  readonly entries: readonly OmapEntry[];
-  /** Whether there is more after the last of them. */
-  readonly more: boolean;
-}
-
 /** Size and time of change of an object. */
 export interface ObjectStatistics {
   readonly sizeBytes: bigint;
@@ -211,9 +173,7 @@ export class PoolContext {
   /** Values of these omap keys; keys that are not there are left out. @throws CephError ENOENT (no such object) */
   async omapGet(object: string, keys: readonly string[]): Promise<Map<string, Buffer>> {
     if (keys.length === 0) return new Map();
-    const { entries } = await this.#readOmap(object, (operation, iterator, _more, result) =>
-      rados_read_op_omap_get_vals_by_keys.now(operation, keys, keys.length, iterator, result),
-    );
+    const entries = await this.use((handle) => readOmapKeys(handle, object, keys));
     return new Map(entries.map((entry) => [entry.key, entry.value]));
   }
 
@@ -225,9 +185,7 @@ export class PoolContext {
    * @throws CephError ENOENT (no such object)
    */
   async omapList(object: string, startAfter: string, prefix: string, limit: number): Promise<OmapPage> {
-    return this.#readOmap(object, (operation, iterator, more, result) =>
-      rados_read_op_omap_get_vals2.now(operation, startAfter, prefix, limit, iterator, more, result),
-    );
+    return this.use((handle) => readOmapPage(handle, object, startAfter, prefix, limit));
   }
 
   /**
@@ -235,111 +193,16 @@ export class PoolContext {
    * @throws CephError ENOENT (no such object)
    */
   async omapKeysAndPrefix(object: string, keys: readonly string[], prefix: string): Promise<string[]> {
-    return this.use(async (handle) => {
-      // One block of memory: librados keeps these addresses, and a cell that nobody reads any more would be collected.
-      const [first, firstResult, second, more, secondResult] = cells(5) as [Buffer, Buffer, Buffer, Buffer, Buffer];
-      const operation = rados_create_read_op.now() as Pointer;
-      try {
-        rados_read_op_omap_get_vals_by_keys.now(operation, keys, keys.length, first, firstResult);
-        rados_read_op_omap_get_vals2.now(operation, '', prefix, 8, second, more, secondResult);
-        await checked(rados_read_op_operate, object, operation, handle, object, 0);
-        for (const result of [firstResult, secondResult]) {
-          if (result.readInt32LE() < 0) {
-            throw new CephError(rados_read_op_operate.functionName, result.readInt32LE(), object);
-          }
-        }
-        return [...takeEntries(pointerIn(first)), ...takeEntries(pointerIn(second))].map((entry) => entry.key);
-      } finally {
-        for (const iterator of [first, second]) {
-          if (pointerIn(iterator) !== 0n) rados_omap_get_end.now(pointerIn(iterator));
-        }
-        rados_release_read_op.now(operation);
-      }
-    });
-  }
-
-  async #readOmap(
-    object: string,
-    add: (operation: Pointer, iterator: Buffer, more: Buffer, result: Buffer) => void,
-  ): Promise<OmapPage> {
-    return this.use(async (handle) => {
-      // librados keeps these addresses until the operation has ended.
-      const [iterator, more, result] = cells(3) as [Buffer, Buffer, Buffer];
-      const operation = rados_create_read_op.now() as Pointer;
-      try {
-        add(operation, iterator, more, result);
-        await checked(rados_read_op_operate, object, operation, handle, object, 0);
-        const code = result.readInt32LE();
-        if (code < 0) throw new CephError(rados_read_op_operate.functionName, code, object);
-        return { entries: takeEntries(pointerIn(iterator)), more: more.readUInt8() !== 0 };
-      } finally {
-        if (pointerIn(iterator) !== 0n) rados_omap_get_end.now(pointerIn(iterator));
-        rados_release_read_op.now(operation);
-      }
-    });
+    return this.use((handle) => readOmapKeysAndPrefix(handle, object, keys, prefix));
   }
 
   /** Sets omap entries, all or none; makes the object when it is not there. */
   async omapSet(object: string, entries: readonly OmapEntry[]): Promise<void> {
-    await this.#write(object, (operation) => {
-      const values = entries.map((entry) => (entry.value.length === 0 ? Buffer.alloc(1) : entry.value));
-      const addresses = Buffer.alloc(8 * entries.length);
-      const valueLengths = new BigUint64Array(entries.length);
-      const keyLengths = new BigUint64Array(entries.length);
-      for (const [index, entry] of entries.entries()) {
-        addresses.writeBigUInt64LE(addressOfBytes(values[index] as Buffer), index * 8);
-        keyLengths[index] = BigInt(Buffer.byteLength(entry.key));
-        valueLengths[index] = BigInt(entry.value.length);
-      }
-      // Copies keys and values before it returns.
-      rados_write_op_omap_set2.now(
-        operation,
-        entries.map((entry) => entry.key),
-        addresses,
-        keyLengths,
-        valueLengths,
-        entries.length,
-      );
-      values.length = 0;
-    });
+    await this.use((handle) => setOmap(handle, object, entries));
   }
 
   /** Removes omap keys, all or none; keys that are not there do not matter. @throws CephError ENOENT (no such object) */
   async omapRemove(object: string, keys: readonly string[]): Promise<void> {
-    await this.#write(object, (operation) => {
-      rados_write_op_omap_rm_keys.now(operation, keys, keys.length);
-    });
-  }
-
-  async #write(object: string, add: (operation: Pointer) => void): Promise<void> {
-    await this.use(async (handle) => {
-      const operation = rados_create_write_op.now() as Pointer;
-      try {
-        add(operation);
-        await checked(rados_write_op_operate, object, operation, handle, object, null, 0);
-      } finally {
-        rados_release_write_op.now(operation);
-      }
-    });
-  }
-}
-
-/** Memory for several values that C writes, in one block: each keeps all of them alive. */
-function cells(count: number): Buffer[] {
-  const block = Buffer.alloc(8 * count);
-  return Array.from({ length: count }, (_, index) => block.subarray(8 * index, 8 * index + 8));
-}
-
-function takeEntries(iterator: Pointer): OmapEntry[] {
-  const entries: OmapEntry[] = [];
-  if (iterator === 0n) return entries;
-  const [key, value, keyLength, valueLength] = cells(4) as [Buffer, Buffer, Buffer, Buffer];
-  for (;;) {
-    checkedNow(rados_omap_get_next2, undefined, iterator, key, value, keyLength, valueLength);
-    if (pointerIn(key) === 0n) return entries;
-    entries.push({
-      key: bytesAt(pointerIn(key), Number(keyLength.readBigUInt64LE())).toString('utf8'),
-      value: bytesAt(pointerIn(value), Number(valueLength.readBigUInt64LE())),
-    });
+    await this.use((handle) => removeOmapKeys(handle, object, keys));
   }
 }
