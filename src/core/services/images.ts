@@ -3,7 +3,7 @@ import type { PhaseContext } from '../journal/definition.js';
 import { putDebris } from '../journal/documents.js';
 import { type ImageParent, type ImageRecord, nextImageName } from '../model/image.js';
 import type { Debris, Pool } from '../model/resources.js';
-import { type BackendError, BackendError as BackendFailure } from '../ports/backend.js';
+import { type BackendError, BackendError as BackendFailure, type OwnConnection } from '../ports/backend.js';
 import type { Write } from '../ports/store.js';
 import { type ImageIdentity, imageEntry } from './catalogue.js';
 import type { CoreContext } from './context.js';
@@ -96,4 +96,21 @@ const LOST_CONNECTION: ReadonlySet<string> = new Set(['UNKNOWN_CONNECTION', 'CON
 /** Whether a step failed because its own connection is gone: it needs another one. */
 export function isLostConnection(error: unknown): boolean {
   return error instanceof BackendFailure && LOST_CONNECTION.has(error.reason);
+}
+
+/**
+ * Closes a connection of its own. A refusal is passed over: what was done on it stays done, and nothing is undone for that.
+ * @throws BackendError when the outcome is unknown
+ */
+export async function closeConnection<Plan>(
+  core: CoreContext,
+  context: PhaseContext<Plan>,
+  pool: Pool,
+  connection: OwnConnection,
+): Promise<void> {
+  try {
+    await context.step('close-connection', (step) => core.backend().data.closeConnection(pool, connection, step));
+  } catch (error) {
+    if (!(error instanceof BackendFailure && error.failure === 'permanent')) throw error;
+  }
 }

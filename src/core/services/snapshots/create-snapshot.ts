@@ -19,7 +19,15 @@ import type { StoredDocument, Write } from '../../ports/store.js';
 import { snapshotTo } from '../../transitions.js';
 import { type CoreContext, getPool, getSnapshot, getVolume, requireEtag } from '../context.js';
 import { requireImage, snapshotIdentityOf } from '../identity.js';
-import { debrisOf, type ImagePlan, imageRecord, isLostConnection, makeImage, refusal } from '../images.js';
+import {
+  closeConnection,
+  debrisOf,
+  type ImagePlan,
+  imageRecord,
+  isLostConnection,
+  makeImage,
+  refusal,
+} from '../images.js';
 import type { CreateSnapshot } from '../types.js';
 import { BASE_POINT, tooDeep } from '../volumes/create-volume.js';
 import { requireAvailable } from '../volumes/expand-volume.js';
@@ -209,13 +217,13 @@ async function removeIfLast(core: CoreContext, context: Context): Promise<boolea
     await context.step('remove-point', (step) => data.removePoint(pool, { connection, image, point }, step));
   } catch (error) {
     if (isLostConnection(error)) {
-      await context.step('close-connection', (step) => data.closeConnection(pool, connection, step));
+      await closeConnection(core, context, pool, connection);
       const { connection: _, ...value } = connected.value;
       await core.store.commit([putPoint(value, connected.rev), core.liveCheck()]);
     }
     throw error;
   }
-  await context.step('close-connection', (step) => data.closeConnection(pool, connection, step));
+  await closeConnection(core, context, pool, connection);
   return true;
 }
 
@@ -231,7 +239,7 @@ async function connect(
   const outcome = await core.store.commit([putPoint(value, document.rev), core.liveCheck()]);
   if (!outcome.ok) {
     await core.refreshMembership();
-    await context.step('close-connection', (step) => core.backend().data.closeConnection(pool, connection, step));
+    await closeConnection(core, context, pool, connection);
     throw new BackendError('not-begun', 'ABORTED', 'The point changed while a connection was being recorded.');
   }
   return { key: document.key, rev: outcome.rev, value };

@@ -7,7 +7,7 @@ import { BackendError } from '../../ports/backend.js';
 import type { StoredDocument, Write } from '../../ports/store.js';
 import { type CoreContext, getPool, getSnapshot, getVolume } from '../context.js';
 import { requireImage } from '../identity.js';
-import { isLostConnection } from '../images.js';
+import { closeConnection, isLostConnection } from '../images.js';
 import type { CreateSnapshotPlan } from './create-snapshot.js';
 
 /*
@@ -128,7 +128,7 @@ export class PointsInTime {
       return { key: point.key, rev, value };
     } catch (error) {
       // Nobody will know of it: an agent has only so many.
-      await leader.step('close-connection', (step) => this.core.backend().data.closeConnection(pool, connection, step));
+      await closeConnection(this.core, leader, pool, connection);
       throw error;
     }
   }
@@ -149,7 +149,7 @@ export class PointsInTime {
       return { ...point, value };
     } catch (error) {
       if (!isLostConnection(error)) throw error;
-      await leader.step('close-connection', (step) => this.core.backend().data.closeConnection(pool, connection, step));
+      await closeConnection(this.core, leader, pool, connection);
       await this.forgetConnection(point);
       throw new BackendError('not-begun', 'UNAVAILABLE', 'The connection of its own is gone; another one is opened.');
     }

@@ -9,7 +9,7 @@ import type { StoredDocument } from '../../ports/store.js';
 import { imageEntry } from '../catalogue.js';
 import { type CoreContext, getPool, getVolume, requireEtag } from '../context.js';
 import { identityOf, requireImage } from '../identity.js';
-import { isLostConnection, refusal } from '../images.js';
+import { closeConnection, isLostConnection, refusal } from '../images.js';
 import type { ExpandVolume } from '../types.js';
 
 /*
@@ -113,10 +113,10 @@ async function expandImage(
     );
   } catch (error) {
     if (!isLostConnection(error)) throw error;
-    await context.step('close-connection', (step) => data.closeConnection(pool, connection, step));
+    await closeConnection(core, context, pool, connection);
     return { kind: 'phase', phase: 'connect', plan: { sizeBytes } };
   }
-  await context.step('close-connection', (step) => data.closeConnection(pool, connection, step));
+  await closeConnection(core, context, pool, connection);
   return {
     kind: 'succeeded',
     writes: async () => {
@@ -152,7 +152,7 @@ async function giveUp(
       data.putCatalogueEntry(pool, imageEntry(core.vault, identityOf(volume)), step),
     );
     // An agent has only so many: one that nobody closes is lost until it restarts.
-    await context.step('close-connection', (step) => data.closeConnection(pool, connection, step));
+    await closeConnection(core, context, pool, connection);
   }
   return {
     kind: 'failed',
