@@ -74,6 +74,7 @@ export async function attach(descriptor: Uint8Array | string, options: AttachOpt
   const bus = disk.bus ?? 'virtio';
   const wanted = disk.target === undefined ? undefined : checkTarget(disk.target, bus);
   const { payload } = await openOwn(descriptor, settings, false);
+  connectorFor(payload.connector);
   return withExport(payload.export_id, settings, (connection) =>
     Domain.with(connection, options.domain, (domain) =>
       withLock(settings.lockDirectory, 'domain', domain.uuid(), settings.timeoutMs, async () => {

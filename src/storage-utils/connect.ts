@@ -37,6 +37,7 @@ export async function connect(descriptor: Uint8Array | string, options: ConnectO
   const bus = disk.bus ?? 'virtio';
   const target = checkTarget(disk.target, bus);
   const { payload } = await openOwn(descriptor, settings, false);
+  connectorFor(payload.connector);
   return withExport(payload.export_id, settings, async (connection) => {
     const connected = await connectLocked(connection, payload, settings, target, bus, disk);
     return resultOf(payload, target, connected);
