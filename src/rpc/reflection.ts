@@ -155,7 +155,7 @@ function describe(bytes: Uint8Array): FileDescriptor {
   };
 }
 
-/** Files of a root that imports nothing (health, reflection), which the loader describes rightly. */
+/** The file of the reflection protocol itself. It imports nothing and has no map, and so the loader describes it rightly. */
 function filesOfRoot(root: protobuf.Root, fileName: string): FileDescriptor[] {
   root.resolveAll();
   const set = (root as protobuf.Root & { toDescriptor(edition: string): protobuf.Message }).toDescriptor('proto3');
@@ -233,13 +233,13 @@ function respond(request: ReflectionRequest, catalogue: Catalogue): object {
 }
 
 /** The reflection services: definitions and implementations to add to a server. */
-export function reflectionServices(
-  healthProtoPath: string,
-): readonly { readonly definition: ServiceDefinition; readonly implementation: UntypedServiceImplementation }[] {
+export function reflectionServices(): readonly {
+  readonly definition: ServiceDefinition;
+  readonly implementation: UntypedServiceImplementation;
+}[] {
   const roots = ['grpc.reflection.v1', 'grpc.reflection.v1alpha'].map((name) => ({ name, root: reflectionRoot(name) }));
   const catalogue = new Catalogue([
     ...splitSet(Buffer.from(descriptorSet, 'base64')).map(describe),
-    ...filesOfRoot(protobuf.loadSync(healthProtoPath), 'grpc/health/v1/health.proto'),
     ...roots.flatMap(({ name, root }) => filesOfRoot(root, `${name.replaceAll('.', '/')}/reflection.proto`)),
   ]);
   const info: handleBidiStreamingCall<ReflectionRequest, object> = (call) => {

@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { chmod, lstat, unlink } from 'node:fs/promises';
 import { connect, isIP } from 'node:net';
 import { Server, ServerCredentials } from '@grpc/grpc-js';
-import { HealthImplementation, protoPath as healthProtoPath } from 'grpc-health-check';
+import { HealthImplementation } from 'grpc-health-check';
 import type { Role, Services } from '../core/services/types.js';
 import { services as definitions } from './definitions.js';
 import { nodeHandlers } from './handlers/node.js';
@@ -65,7 +65,7 @@ export class ListenError extends Error {
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
   const health = new HealthImplementation();
   const limit: CallLimit = { most: options.limits.concurrentCalls, running: 0 };
-  const reflection = reflectionServices(healthProtoPath);
+  const reflection = reflectionServices();
   const servers: Server[] = [];
   const addresses: string[] = [];
   try {

@@ -90,7 +90,10 @@ export class TestController {
     return this.#process?.pid;
   }
 
-  /** Starts it and waits until it serves. @throws Error with what it wrote when it ends before that */
+  /**
+   * Starts it and waits until it serves. A second start beside one that runs is a test of its own: the first stays known.
+   * @throws Error with what it wrote when it ends before that
+   */
   async start(): Promise<void> {
     const child = spawn(
       process.execPath,
@@ -103,7 +106,6 @@ export class TestController {
       ],
       { cwd: repositoryDirectory, stdio: ['ignore', 'pipe', 'pipe'] },
     );
-    this.#process = child;
     createInterface({ input: child.stderr }).on('line', (line) => this.stderr.push(line));
     const lines = createInterface({ input: child.stdout });
     await new Promise<void>((resolve, reject) => {
@@ -113,6 +115,7 @@ export class TestController {
         if (entry.msg !== 'serving') return;
         this.tlsAddress = (entry.addresses as string[])[1] ?? '';
         this.metricsAddress = String(entry.metrics);
+        this.#process = child;
         resolve();
       });
       child.once('exit', (code, signal) => {
