@@ -114,18 +114,24 @@ export async function startSystem(options: SystemOptions): Promise<System> {
   const endpoint = `unix:${socket}`;
   const client = connect({ endpoints: [endpoint], deadlineMilliseconds: 60_000 });
   const process_ = new ControllerProcess(configurationFile, socket, options.nodeArguments ?? []);
-  await process_.start();
-  await client.createPool({
-    poolId: 'main',
-    settings: 'rbd',
-    rbd: {
-      cluster: 'main',
-      cephPool,
-      access: options.keyringUser === undefined ? 'RBD_ACCESS_MANAGED' : 'RBD_ACCESS_KEYRING',
-      keyringUser: options.keyringUser ?? '',
-    },
-    undeleteWindowSeconds: options.undeleteWindowSeconds ?? 0,
-  });
+  try {
+    await process_.start();
+    await client.createPool({
+      poolId: 'main',
+      settings: 'rbd',
+      rbd: {
+        cluster: 'main',
+        cephPool,
+        access: options.keyringUser === undefined ? 'RBD_ACCESS_MANAGED' : 'RBD_ACCESS_KEYRING',
+        keyringUser: options.keyringUser ?? '',
+      },
+      undeleteWindowSeconds: options.undeleteWindowSeconds ?? 0,
+    });
+  } catch (error) {
+    client.close();
+    await process_.end('SIGKILL');
+    throw new Error(`no system came up; the end of its log:\n${process_.log.slice(-2000)}`, { cause: error });
+  }
   return {
     cluster,
     directory,
