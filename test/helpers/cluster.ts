@@ -114,8 +114,3 @@ function monitorAddresses(ports: string): MonitorAddress[] {
   }
   return addresses;
 }
-
-/** Stops the shared cluster if it runs; its data stays for the next time. */
-export async function stopSharedCluster(): Promise<void> {
-  await clusterScript('stop', sharedClusterName);
-}
