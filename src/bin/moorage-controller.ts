@@ -1,6 +1,6 @@
 #!/usr/bin/env node
 import { writeFileSync } from 'node:fs';
-import { Command } from 'commander';
+import { Command, CommanderError } from 'commander';
 import { type Configuration, ConfigurationError, loadConfiguration } from '../config/index.js';
 import { formatControllerPublicKey, loadOrCreateControllerKeyFile } from '../descriptor/index.js';
 import { createLogger } from '../observability/index.js';
@@ -64,6 +64,7 @@ async function serve(flags: ConfigurationFlags): Promise<void> {
 }
 
 const program = configured(new Command('moorage-controller'))
+  .exitOverride()
   .description('The controller of Moorage: serves the API and owns every volume, snapshot and export.')
   .addHelpText(
     'after',
@@ -107,6 +108,8 @@ program
 process.umask(0o077);
 forbidCoreDumps();
 program.parseAsync().catch((error: unknown) => {
+  // Commander has said by itself what is wrong with the usage, or printed the help.
+  if (error instanceof CommanderError) process.exit(error.exitCode === 0 ? 0 : 2);
   process.stderr.write(`moorage-controller: ${error instanceof Error ? error.message : String(error)}\n`);
   process.exit(error instanceof ConfigurationError ? 2 : 1);
 });

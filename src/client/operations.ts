@@ -11,6 +11,9 @@ export interface WaitOptions extends Pick<CallOptions, 'signal'> {
 
 const POLL_MILLISECONDS = 1000;
 
+// What an answer may take beside the waiting itself, on a busy machine too.
+const ANSWER_MILLISECONDS = 10_000;
+
 /**
  * Waits until an operation has ended, and looks at it about every second.
  * @returns the operation: ended, or still running when the time was up
@@ -27,7 +30,7 @@ export async function waitForOperation(
     const wait = Math.ceil(Math.min(POLL_MILLISECONDS, left));
     const { operation } = await client.waitOperation(
       { operationId, timeout: { seconds: Math.floor(wait / 1000), nanos: (wait % 1000) * 1_000_000 } },
-      { ...(options.signal && { signal: options.signal }) },
+      { deadlineMilliseconds: wait + ANSWER_MILLISECONDS, ...(options.signal && { signal: options.signal }) },
     );
     if (operation === null) throw new Error(`The controller answered without the operation ${operationId}.`);
     if (operation.state !== 'OPERATION_STATE_RUNNING' || performance.now() >= end) return operation;

@@ -86,6 +86,11 @@ export class TestController {
     return controller;
   }
 
+  /** Ids of all agents that were ready so far. */
+  agentIds(): Set<string> {
+    return new Set(this.log.filter((entry) => entry.event === 'ready').map((entry) => String(entry.agent_id)));
+  }
+
   get processId(): number | undefined {
     return this.#process?.pid;
   }

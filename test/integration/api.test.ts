@@ -12,6 +12,7 @@ import {
 } from '../../src/descriptor/index.js';
 import { type Cluster, startCluster } from '../helpers/cluster.js';
 import { TestController } from '../helpers/controller.js';
+import { waitFor } from '../helpers/wait.js';
 
 const MiB = 1024 * 1024;
 
@@ -453,6 +454,34 @@ describe('the API of a real controller', function () {
       const after = (await admin.listVolumes({ pageSize: 1000 })).volumes.map((each) => each.id);
       expect(after).to.deep.equal(before);
       await volume();
+    });
+
+    it('that was frozen for longer than its beat may stand still begins anew, and serves on', async () => {
+      const frozen = await TestController.make({
+        cluster,
+        cephPool: 'api-frozen',
+        settings: { journal: { beat_timeout: '2s' } },
+      });
+      const client = frozen.client();
+      try {
+        await frozen.start();
+        await client.createPool({ poolId: 'ssd', rbd: { cluster: 'main', cephPool: 'api-frozen' } });
+        const firstAgents = frozen.agentIds();
+        expect(firstAgents.size).to.equal(2);
+        const processId = frozen.processId ?? 0;
+        process.kill(processId, 'SIGSTOP');
+        // The time itself is the fault: the beat must stand still for longer than it may.
+        await new Promise((resolve) => setTimeout(resolve, 3000));
+        process.kill(processId, 'SIGCONT');
+        await waitFor('the controller begins anew', () => frozen.log.some((entry) => entry.msg === 'begun anew'));
+        const { volume: made } = await client.createVolume({ poolId: 'ssd', sizeBytes: 4 * MiB });
+        expect(made?.state).to.equal('VOLUME_STATE_AVAILABLE');
+        expect(frozen.processId).to.equal(processId);
+        expect([...frozen.agentIds()].filter((id) => !firstAgents.has(id)).length).to.be.at.least(1);
+      } finally {
+        client.close();
+        await frozen.remove();
+      }
     });
 
     it('refuses a master key that others can read, and says what to do', async () => {

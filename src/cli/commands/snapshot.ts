@@ -86,13 +86,17 @@ export function addSnapshotCommands(program: Command, context: CommandContext): 
     ),
   ).action(async (ids: string[], flags: MutationFlags) =>
     withSession(context, flags, async (session) => {
+      const ended: Snapshot[] = [];
       for (const snapshotId of ids) {
         const { snapshot, operationId } = await session.client.deleteSnapshot(
           { ...mutation(flags), snapshotId },
           session.patient,
         );
-        await showChanged(session, snapshot, operationId, flags, snapshotId);
+        if (snapshot === null) session.note(`${snapshotId} was purged before; there is nothing to delete`);
+        const after = await settled(session, snapshot, operationId, flags);
+        if (after !== null) ended.push(after);
       }
+      session.show(ids.length === 1 ? ended[0] : ended, ended.map(describeSnapshot).join('\n'));
     }),
   );
 
@@ -112,23 +116,27 @@ export function addSnapshotCommands(program: Command, context: CommandContext): 
   );
 }
 
+/** Waits for a change, and shows the snapshot as it is then. */
 async function showChanged(
   session: Session,
   changed: Snapshot | null,
   operationId: string,
   flags: MutationFlags,
-  id = '',
 ): Promise<void> {
-  if (changed === null) {
-    session.show({ id, state: 'GONE' }, `${id} was purged before; there is nothing to delete\n`);
-    return;
-  }
-  let snapshot: Snapshot | null = changed;
-  if (!flags.validateOnly && changed.operationId !== '') {
-    await session.finish(operationId);
-    ({ snapshot } = await session.client.getSnapshot({ snapshotId: changed.id }));
-  }
-  session.show(snapshot, describeSnapshot(snapshot));
+  const after = await settled(session, changed, operationId, flags);
+  session.show(after, describeSnapshot(after));
+}
+
+async function settled(
+  session: Session,
+  changed: Snapshot | null,
+  operationId: string,
+  flags: MutationFlags,
+): Promise<Snapshot | null> {
+  if (changed === null || flags.validateOnly || changed.operationId === '') return changed;
+  await session.finish(operationId);
+  const { snapshot } = await session.client.getSnapshot({ snapshotId: changed.id });
+  return snapshot;
 }
 
 async function list(session: Session, flags: ListFlags): Promise<void> {

@@ -102,13 +102,17 @@ export function addVolumeCommands(program: Command, context: CommandContext): vo
     ),
   ).action(async (ids: string[], flags: MutationFlags) =>
     withSession(context, flags, async (session) => {
+      const ended: Volume[] = [];
       for (const volumeId of ids) {
         const { volume, operationId } = await session.client.deleteVolume(
           { ...mutation(flags), volumeId },
           session.patient,
         );
-        await showChanged(session, volume, operationId, flags, volumeId);
+        if (volume === null) session.note(`${volumeId} was purged before; there is nothing to delete`);
+        const after = await settled(session, volume, operationId, flags);
+        if (after !== null) ended.push(after);
       }
+      session.show(ids.length === 1 ? ended[0] : ended, ended.map(describeVolume).join('\n'));
     }),
   );
 
@@ -183,18 +187,21 @@ async function showChanged(
   changed: Volume | null,
   operationId: string,
   flags: MutationFlags,
-  id = '',
 ): Promise<void> {
-  if (changed === null) {
-    session.show({ id, state: 'GONE' }, `${id} was purged before; there is nothing to delete\n`);
-    return;
-  }
-  let volume: Volume | null = changed;
-  if (!flags.validateOnly && changed.operationId !== '') {
-    await session.finish(operationId);
-    ({ volume } = await session.client.getVolume({ volumeId: changed.id }));
-  }
-  session.show(volume, describeVolume(volume));
+  const after = await settled(session, changed, operationId, flags);
+  session.show(after, describeVolume(after));
+}
+
+async function settled(
+  session: Session,
+  changed: Volume | null,
+  operationId: string,
+  flags: MutationFlags,
+): Promise<Volume | null> {
+  if (changed === null || flags.validateOnly || changed.operationId === '') return changed;
+  await session.finish(operationId);
+  const { volume } = await session.client.getVolume({ volumeId: changed.id });
+  return volume;
 }
 
 async function list(session: Session, flags: ListFlags): Promise<void> {
