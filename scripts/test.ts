@@ -105,7 +105,8 @@ async function runFolder(folder: string): Promise<Totals> {
 function waitForEnd(child: ChildProcess, totalsFile: string): Promise<boolean> {
   return new Promise((resolve, reject) => {
     let killed = false;
-    for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => killGroup(child, signal));
+    const pass = (signal: NodeJS.Signals): void => killGroup(child, signal);
+    process.on('SIGINT', pass).on('SIGTERM', pass);
     let overSince: number | undefined;
     const timer = setInterval(() => {
       if (existsSync(totalsFile)) overSince ??= performance.now();
@@ -114,12 +115,16 @@ function waitForEnd(child: ChildProcess, totalsFile: string): Promise<boolean> {
         killGroup(child, 'SIGKILL');
       }
     }, 500);
-    child.on('error', (error) => {
+    const settle = (): void => {
       clearInterval(timer);
+      process.off('SIGINT', pass).off('SIGTERM', pass);
+    };
+    child.on('error', (error) => {
+      settle();
       reject(error);
     });
     child.on('close', () => {
-      clearInterval(timer);
+      settle();
       resolve(!killed);
     });
   });
@@ -135,6 +140,10 @@ function killGroup(child: ChildProcess, signal: NodeJS.Signals): void {
 }
 
 async function printCoverage(): Promise<void> {
+  if (!existsSync(join(scratch, 'coverage'))) {
+    console.log('no process ended in a way that leaves its coverage');
+    return;
+  }
   const reporters = flags.coverage ? ['text', 'html', 'text-summary'] : ['text-summary'];
   const code = await run(
     'node_modules/.bin/c8',
