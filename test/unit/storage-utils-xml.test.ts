@@ -75,6 +75,12 @@ describe('storage-utils: disk XML', () => {
     expect(validate('domain.rng', wrapped('<disk type="network"/>')).ok, 'the schema refuses nonsense').to.equal(false);
   });
 
+  it("has one thing that libvirt's parser takes and its schema does not: a dot in the cephx user", () => {
+    const withUser = (user: string) => wrapped(rbdDiskXml({ ...disk, source: { ...disk.source, user } }, {}));
+    expect(validate('domain.rng', withUser('moorage.exp-0123456789abcdef0')).ok).to.equal(false);
+    expect(validate('domain.rng', withUser('moorage-exp-0123456789abcdef0')).ok).to.equal(true);
+  });
+
   it('says what was asked', () => {
     const parsed = new XMLParser({ ignoreAttributes: false, attributeNamePrefix: '@' }).parse(
       rbdDiskXml({ ...disk, readOnly: true, shareable: true }, everything),
