@@ -54,9 +54,9 @@ export interface AgentSettings {
 
 /** What applies when nothing is set. */
 export const defaultAgentSettings: Omit<AgentSettings, 'runDirectory' | 'stateDirectory'> = {
-  threads: 48,
+  threads: 96,
   lane: 32,
-  laneQueue: 256,
+  laneQueue: 1000,
   osdTimeoutSeconds: 30,
   startMilliseconds: 60_000,
   helloIntervalMilliseconds: 2_000,
