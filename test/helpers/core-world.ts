@@ -150,6 +150,12 @@ export class CoreWorld {
     this.#admitData(core, agents);
   }
 
+  /** Waits until the agents that started are admitted. */
+  async admitted(): Promise<void> {
+    await Promise.all(this.#background);
+    await this.agents.admitted;
+  }
+
   #admitData(core: Core, agents: FakeAgents): void {
     const identity = agents.data;
     const admit = async () => {
@@ -256,7 +262,7 @@ export class CoreWorld {
    */
   async expectWhole(): Promise<void> {
     await this.idle();
-    await this.core.reap();
+    await this.admitted();
     await this.core.reap();
     const { fake, store } = this;
     const volumes = (await listAll<Volume>(store, indexes.volumesAll)).map(({ value }) => value);

@@ -48,9 +48,19 @@ export class TakeOver {
    * start: none of them is then given a step before the traces of the dead ones are cleaned up.
    */
   async inherit(): Promise<void> {
-    for (const dead of await this.deadControllers()) {
+    for (;;) {
+      const left = (await this.deadControllers()).filter(
+        ({ value }) => value.state === 'live' || value.agents.length > 0,
+      );
+      const [dead] = left;
+      if (dead === undefined) return;
       const fencing: ControllerRecord = { ...dead.value, state: 'fencing', agents: [] };
-      await this.agents.inherit(dead, [putController(fencing, dead.rev)]);
+      try {
+        await this.agents.inherit(dead, [putController(fencing, dead.rev)]);
+      } catch (error) {
+        // It changed its record after it was read: its last word, for from here on it may write nothing any more.
+        if (!(error instanceof StoreError && error.kind === 'unknown')) throw error;
+      }
     }
   }
 

@@ -68,13 +68,13 @@ export class Reaper {
   }
 
   private async round(): Promise<ReaperResult> {
+    const points = await listAll<PointInTime>(this.core.store, indexes.points);
+    const left = points.filter((document) => document.value.operationIds.length === 0);
+    // Before the volumes that they are on, whose records change with it, are looked at.
+    const first = await this.workThrough(left.map((document) => () => this.removeLeft(document)));
     const debris = await listAll<Debris>(this.core.store, indexes.debris);
     const before = sortableTime(this.core.clock.now() + 1);
     const candidates = await listAll<Reapable>(this.core.store, indexes.reap, before);
-    const points = await listAll<PointInTime>(this.core.store, indexes.points);
-    const left = points.filter((document) => document.value.operationIds.length === 0);
-    // Before the volumes that they are on.
-    const first = await this.workThrough(left.map((document) => () => this.removeLeft(document)));
     const second = await this.workThrough([
       ...debris.map((document) => () => this.clearDebris(document)),
       ...candidates.map((document) => () => this.reap(document)),
@@ -148,7 +148,9 @@ export class Reaper {
       { kind: 'check', key: keys.lock(resource.id), expect: 'absent' },
       this.core.liveCheck(),
     ]);
-    return outcome.ok ? { key: document.key, rev: outcome.rev, value } : undefined;
+    if (outcome.ok) return { key: document.key, rev: outcome.rev, value };
+    await this.core.refreshMembership();
+    return undefined;
   }
 
   private async isNeeded(id: string): Promise<boolean> {
