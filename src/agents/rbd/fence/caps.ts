@@ -37,7 +37,8 @@ export function accessCaps(image: CapsImage, ancestors: readonly CapsImage[], re
     // The OSD tries them in this order for each request: what guests do most stands first.
     grant(`rbd_data.${image.backendId}.`, readOnly ? 'r' : 'rwx'),
     ...ancestors.map((each) => grant(`rbd_data.${each.backendId}.`, 'r')),
-    grant(own, readOnly ? 'r class-read' : 'rw class-read'),
+    // To watch is to write, and QEMU watches what it only reads, too (it opens every image for writing).
+    grant(own, 'rw class-read'),
     ...(readOnly ? [] : [grant(own, 'class lock')]),
     grant(`rbd_id.${image.name}`, 'r class-read'),
     ...ancestors.map((each) => grant(`rbd_header.${each.backendId}`, 'class-read')),
