@@ -5,6 +5,7 @@ import {
   detachChild,
   headerObject,
   idObject,
+  readDirectoryId,
   readDirectoryName,
   readHeader,
   readImageId,
@@ -56,7 +57,8 @@ export async function purgeImage(pool: PoolContext, request: PurgeRequest, own: 
 /** The id of an image whose making was cut short before anybody learned it. Names never recur, so it is ours. */
 async function findId(pool: PoolContext, names: readonly string[]): Promise<string | undefined> {
   for (const name of names) {
-    const id = await readImageId(pool, name);
+    // Cut short at once, an image is in the list of images and nowhere else.
+    const id = (await readImageId(pool, name)) ?? (await readDirectoryId(pool, name));
     if (id !== undefined) return id;
   }
   return undefined;

@@ -205,6 +205,13 @@ export async function readDirectoryName(pool: PoolContext, id: string): Promise<
   return bytes === undefined ? undefined : new Decoder(bytes).text();
 }
 
+/** The id that the list of images has for a name; undefined when it has none. librbd writes it before all else of an image. */
+export async function readDirectoryId(pool: PoolContext, name: string): Promise<string | undefined> {
+  const values = await unlessAbsent(new Map<string, Buffer>(), () => pool.omapGet(DIRECTORY_OBJECT, [`name_${name}`]));
+  const bytes = values.get(`name_${name}`);
+  return bytes === undefined ? undefined : new Decoder(bytes).text();
+}
+
 /** An image in the trash. */
 export interface TrashEntry {
   readonly id: string;
