@@ -22,7 +22,7 @@ import type { Figure } from './statistics.js';
  */
 
 /** As many threads as an agent has (the configuration's agents.threads). */
-const THREADS = 48;
+const THREADS = 96;
 
 const limits: Readonly<Record<string, string>> = {
   'create/librbd': '≤ 1.8',

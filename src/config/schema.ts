@@ -122,9 +122,9 @@ export const configurationSchema = z.strictObject({
     .prefault({}),
   agents: z
     .strictObject({
-      threads: wholeNumber(4, 1024).default(48),
+      threads: wholeNumber(4, 1024).default(96),
       lane: wholeNumber(1, 512).default(32),
-      lane_queue: wholeNumber(0, 100_000).default(256),
+      lane_queue: wholeNumber(0, 100_000).default(1000),
       osd_timeout: duration('1s', '10min').default(30_000),
       pool_interval: duration('100ms', '1h').default(10_000),
     })

@@ -144,7 +144,7 @@ describe('role fence: access to one image', function () {
   it('the same again gives the same key; other rights are set on the same user', async () => {
     const exportId = `exp-${unique()}`;
     const first = await fixture.grant(exportId, other, { readOnly: true });
-    expect(first).to.include({ mode: 'managed', user: `moorage.${exportId}` });
+    expect(first).to.include({ mode: 'managed', user: `moorage-${exportId}` });
     expect(await fixture.grant(exportId, other, { readOnly: true })).to.deep.equal(first);
     expect(await fixture.grant(exportId, other)).to.deep.equal(first);
     const { stdout } = await fixture.cluster.ceph('auth', 'get', `client.${first.user}`, '-f', 'json');

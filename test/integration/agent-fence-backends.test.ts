@@ -75,7 +75,7 @@ describe('backends: agents as processes', function () {
     expect((await data.connectorFacts(pool)).connector).to.equal('rbd');
     const exportId = 'exp-0123456789abcdef0';
     const access = await fence.grantAccess(pool, { exportId, image, ancestors: [], readOnly: false }, step(30_000));
-    expect(JSON.parse(Buffer.from(access).toString())).to.include({ mode: 'managed', user: `moorage.${exportId}` });
+    expect(JSON.parse(Buffer.from(access).toString())).to.include({ mode: 'managed', user: `moorage-${exportId}` });
     expect(await fence.listAccess(pool, step())).to.deep.equal([exportId]);
     await fence.revokeAccess(pool, exportId, step());
   });

@@ -173,9 +173,9 @@ describe('role fence: cutting clients off', function () {
       { prefix: 'auth ls' },
       { prefix: 'auth del', entity: `client.${fixture.dataUser}` },
       { prefix: 'auth get-or-create', entity: 'client.somebody', caps: reader },
-      { prefix: 'auth get-or-create', entity: 'client.moorage.a', caps: ['mon', 'allow *', ...reader.slice(2)] },
-      { prefix: 'auth get-or-create', entity: 'client.moorage.a', caps: [...reader.slice(0, 2), 'osd', 'allow *'] },
-      { prefix: 'auth caps', entity: 'client.moorage.a', caps: ['mon', 'allow *', ...reader.slice(2)] },
+      { prefix: 'auth get-or-create', entity: 'client.moorage-exp-a', caps: ['mon', 'allow *', ...reader.slice(2)] },
+      { prefix: 'auth get-or-create', entity: 'client.moorage-exp-a', caps: [...reader.slice(0, 2), 'osd', 'allow *'] },
+      { prefix: 'auth caps', entity: 'client.moorage-exp-a', caps: ['mon', 'allow *', ...reader.slice(2)] },
       { prefix: 'osd pool delete', pool: 'moorage' },
     ]) {
       const error = await connection.monCommand(command).then(

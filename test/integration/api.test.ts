@@ -88,7 +88,7 @@ describe('the API of a real controller', function () {
     const exported = await admin.export({ volumeId, direct: { nodeId: 'nc-a', instance: 'web1' } });
     const { payload } = await open(exported.descriptor, 'nc-a');
     expect(payload).to.deep.include({ volume_id: volumeId, node_id: 'nc-a', size_bytes: 16 * MiB, connector: 'rbd' });
-    expect(payload.access).to.include({ mode: 'managed', user: `moorage.${exported.export?.id}` });
+    expect(payload.access).to.include({ mode: 'managed', user: `moorage-${exported.export?.id}` });
     const again = await admin.export({ volumeId, direct: { nodeId: 'nc-a', instance: 'web1' } });
     expect(again.export?.id).to.equal(exported.export?.id);
     expect((await open(again.descriptor, 'nc-a')).payload.access).to.deep.equal(payload.access);

@@ -93,7 +93,7 @@ describe('initialisation of a pool', function () {
   it('says what is wrong with what it is told, and changes nothing then', async () => {
     expect(await failureOf({ cephPool: 'no-such-pool' })).to.contain('no pool "no-such-pool"');
     expect(await failureOf({ cephPool: 'a b' })).to.contain('cephPool');
-    expect(await failureOf({ dataUser: 'moorage.data' })).to.contain('must not begin with "moorage."');
+    expect(await failureOf({ dataUser: 'moorage-exp-data' })).to.contain('must not begin with "moorage-exp-"');
     expect(await failureOf({ fenceUser: settings.dataUser })).to.contain('must be two users');
     expect(await failureOf({ fenceUser: 'client x' })).to.contain('fenceUser');
     expect(await failureOf({ adminKeyring: join(directory, 'absent') })).to.match(/client\.admin/);

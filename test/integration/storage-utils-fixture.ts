@@ -78,7 +78,7 @@ export async function startFixture(name: string): Promise<Fixture> {
     const features = ['layering', 'exclusive-lock', 'deep-flatten'].flatMap((feature) => ['--image-feature', feature]);
     await cluster.rbd('create', image, '--size', `${sizeBytes}B`, ...features);
     const { id: imageId } = JSON.parse((await cluster.rbd('info', '--format', 'json', image)).stdout) as { id: string };
-    const user = `moorage.${exportId}`;
+    const user = `moorage-${exportId}`;
     users.push(user);
     const made = await cluster.ceph('auth', 'get-or-create-key', `client.${user}`, ...caps(volumeId, imageId));
     const key = made.stdout.trim();

@@ -31,7 +31,7 @@ function payload(changes: Partial<DescriptorPayload> = {}): DescriptorPayload {
       monitors: ['10.0.0.1:3300', '[fd00::1]:6789'],
     },
     image: { name: 'vol-fedcba98765432100' },
-    access: { mode: 'managed', user: 'moorage.exp-0123456789abcdef0', key: CEPHX_KEY },
+    access: { mode: 'managed', user: 'moorage-exp-0123456789abcdef0', key: CEPHX_KEY },
     ...changes,
   };
 }

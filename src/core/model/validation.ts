@@ -15,11 +15,10 @@ const SECTOR_BYTES = 512;
 /** A volume's size in bytes. */
 export function requireVolumeSize(field: string, bytes: number): void {
   if (!Number.isSafeInteger(bytes)) throw invalidField(field, 'must be a whole number of bytes');
-  if (bytes < MINIMUM_VOLUME_BYTES) {
-    throw invalidField(field, `must be at least ${MINIMUM_VOLUME_BYTES} bytes (1 MiB), and is ${bytes}`);
-  }
-  if (bytes > MAXIMUM_VOLUME_BYTES) {
-    const description = `must be at most ${MAXIMUM_VOLUME_BYTES} bytes (1 PiB), and is ${bytes}`;
+  if (bytes < MINIMUM_VOLUME_BYTES || bytes > MAXIMUM_VOLUME_BYTES) {
+    const description =
+      `must be at least ${MINIMUM_VOLUME_BYTES} bytes (1 MiB) and at most ${MAXIMUM_VOLUME_BYTES} bytes (1 PiB), ` +
+      `and is ${bytes}`;
     throw new MoorageError('OUT_OF_RANGE', `${field}: ${description}`, {
       reason: 'SIZE_OUT_OF_RANGE',
       fieldViolations: [{ field, description }],

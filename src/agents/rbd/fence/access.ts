@@ -81,8 +81,12 @@ async function exists(cluster: Cluster, exportId: string): Promise<boolean> {
 
 /** The user of an export, without "client.". @throws StepError when the id would not do as part of a user's name */
 export function userOf(exportId: string): string {
-  if (!/^[A-Za-z0-9][A-Za-z0-9-]{0,63}$/.test(exportId)) {
-    throw invalidField('export_id', 'must be letters, digits and "-", at most 64, as exp-0123456789abcdef0');
+  // Only with this beginning is the user's name under the prefix that the fence user may touch.
+  if (!/^exp-[A-Za-z0-9][A-Za-z0-9-]{0,59}$/.test(exportId)) {
+    throw invalidField(
+      'export_id',
+      'must be "exp-", then letters, digits and "-", at most 64, as exp-0123456789abcdef0',
+    );
   }
   return accessUser(exportId);
 }

@@ -5,12 +5,15 @@
  * write after it pass.
  */
 
-/** Users of exports have this before the export's id. No other user of the cluster may. */
-export const ACCESS_USER_PREFIX = 'moorage.';
+/**
+ * The names of exports' users begin with this; no other user of the cluster's may. Without a dot, because libvirt's schema
+ * does not take one in a user's name (docs/decisions/0007-names-of-access-users.md).
+ */
+export const ACCESS_USER_PREFIX = 'moorage-exp-';
 
 /** The cephx user of an export, without "client.". */
 export function accessUser(exportId: string): string {
-  return `${ACCESS_USER_PREFIX}${exportId}`;
+  return `moorage-${exportId}`;
 }
 
 /** An image as the rights name it. */
