@@ -50,12 +50,12 @@ describe('core: bad input', () => {
   afterEach(() => world.expectWhole());
 
   const sizes: readonly (readonly [string, number, string])[] = [
-    ['zero', 0, 'INVALID_ARGUMENT'],
-    ['negative', -MEBIBYTE, 'INVALID_ARGUMENT'],
+    ['zero', 0, 'OUT_OF_RANGE'],
+    ['negative', -MEBIBYTE, 'OUT_OF_RANGE'],
     ['fractional', MEBIBYTE + 0.5, 'INVALID_ARGUMENT'],
     ['NaN', Number.NaN, 'INVALID_ARGUMENT'],
     ['infinite', Number.POSITIVE_INFINITY, 'INVALID_ARGUMENT'],
-    ['below a mebibyte', 512, 'INVALID_ARGUMENT'],
+    ['below a mebibyte', 512, 'OUT_OF_RANGE'],
     ['no multiple of a sector', MEBIBYTE + 1, 'INVALID_ARGUMENT'],
     ['above a pebibyte', 2 ** 51, 'OUT_OF_RANGE'],
     ['huge', 2 ** 62, 'INVALID_ARGUMENT'],

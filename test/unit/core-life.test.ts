@@ -98,9 +98,11 @@ describe('core: lives and deaths', () => {
       const cut = volumes.map(({ id }) => world.deleteVolume(id).catch(() => undefined));
       await waitFor('12 operations', async () => (await world.running()).length === 12, { intervalMilliseconds: 1 });
       await world.core.stop(0);
-      world.fake.fault = () => undefined;
+      const cutOff = gate();
+      world.fake.fault = (method) => (method === 'cutOff' ? { kind: 'hang', until: cutOff.until } : undefined);
       await world.start();
-      for (let count = 0; count < 20; count += 1) {
+      cutOff.open();
+      for (let count = 0; count < 40; count += 1) {
         await world.core.lifecycle.admit({ agentId: `fence-x${count}`, cluster: 'x', role: 'fence', addresses: [] });
       }
       open();
@@ -245,6 +247,9 @@ describe('core: lives and deaths', () => {
       expect((await world.core.reap()).purged).to.equal(0);
       world.ahead += WINDOW;
       expect((await world.core.reap()).purged).to.equal(0);
+      // Not even begun: until its last child goes it can be undeleted.
+      expect((await world.volume(volume.id)).state).to.equal('deleted');
+      expect((await world.snapshot(snapshot.id)).state).to.equal('deleted');
       await world.deleteVolume(child.id);
       world.ahead += WINDOW;
       expect((await world.core.reap()).purged).to.equal(3);
