@@ -4,6 +4,7 @@ import { ACCESS_USER_PREFIX, dataCaps, fenceCaps } from './fence/caps.js';
 import { monitorJson } from './fence/monitor.js';
 import { Cluster, timeoutOverrides } from './librbd/cluster.js';
 import { CephError, isCephError } from './librbd/errors.js';
+import { TRASH_OBJECT } from './librbd/header.js';
 import { initialiseForRbd } from './librbd/pool.js';
 
 /** What {@link initialisePool} is told. */
@@ -110,7 +111,11 @@ async function preparePool(cluster: Cluster, name: string): Promise<void> {
   if (others.length > 0) {
     throw new Error(`pool "${name}" is used for ${others.join(', ')}; Moorage needs a pool of its own, tagged "rbd"`);
   }
-  await cluster.withPool(name, initialiseForRbd);
+  await cluster.withPool(name, async (pool) => {
+    await initialiseForRbd(pool);
+    // A full pool takes no new object, and deleting must work there: the first image that is deleted must find RBD's trash.
+    if (!(await pool.exists(TRASH_OBJECT))) await pool.writeFull(TRASH_OBJECT, Buffer.alloc(0));
+  });
 }
 
 async function findUser(cluster: Cluster, entity: string): Promise<AuthEntry | undefined> {
