@@ -168,7 +168,7 @@ describe('the life of volumes, snapshots and exports', function () {
     await client.export({ volumeId: id, authority: 'direct', direct: { nodeId: 'nc-a' }, validateOnly: true });
     await client.deleteVolume({ volumeId: id, validateOnly: true });
     expect((await refusal(client.createVolume({ poolId: 'main', sizeBytes: -1, validateOnly: true }))).code).to.equal(
-      'INVALID_ARGUMENT',
+      'OUT_OF_RANGE',
     );
     const after = await auditPool(system);
     expect(after.inventory).to.deep.equal(before.inventory);
