@@ -1,8 +1,16 @@
 # Everything runs on a Debian 12 machine with Node 20.19 or newer; `make setup` brings the rest.
-.PHONY: setup test test-full coverage check clean
+.PHONY: setup demo run test test-full coverage bench check clean
 
 setup:
 	@scripts/setup.sh
+
+# The main job, narrated: on a Ceph, a libvirt host and a controller of its own. Again: starts from what is there.
+demo: setup
+	@exec node --import tsx scripts/demo.ts
+
+# The same, for trying it by hand: the controller serves until Ctrl-C.
+run: setup
+	@exec node --import tsx scripts/run.ts
 
 # Every test, on a Ceph and a libvirt of its own.
 test: setup
@@ -16,6 +24,11 @@ test-full: setup
 coverage: setup
 	@node --import tsx scripts/test.ts --coverage
 
+# Our own share of time beside bare librbd and the rbd command, measured in one run; also in .dev/bench.json.
+bench: setup
+	@exec node --import tsx scripts/bench/bench.ts
+
+# Types, formatting and rules, the API's own rules.
 check: setup
 	@scripts/check.sh
 
