@@ -3,6 +3,7 @@ import type { Snapshot, Volume } from '../../src/client/index.js';
 import { type Guest, type GuestDisk, type RecordsReport, startGuest, type WriterStatus } from '../helpers/guest.js';
 import { HypervisorNode, moorageJson, type NodeExport } from '../helpers/node.js';
 import { auditPool } from '../helpers/pool-audit.js';
+import { endAtFirstFailure } from '../helpers/steps.js';
 import { type System, startSystem } from '../helpers/system.js';
 import { waitFor } from '../helpers/wait.js';
 
@@ -22,7 +23,7 @@ interface Point {
 
 describe('a volume that a guest writes to all the time', function () {
   this.timeout(180_000);
-  this.bail(true);
+  endAtFirstFailure();
   let system: System;
   let node: HypervisorNode;
   let guest: Guest;

@@ -4,6 +4,7 @@ import { type Guest, type GuestDisk, type RecordsReport, startGuest, type Writer
 import { failureOf, HypervisorNode, moorage, moorageJson, type NodeExport } from '../helpers/node.js';
 import { auditPool } from '../helpers/pool-audit.js';
 import { SecretScan } from '../helpers/secret-scan.js';
+import { endAtFirstFailure } from '../helpers/steps.js';
 import { type System, startSystem } from '../helpers/system.js';
 import { waitFor } from '../helpers/wait.js';
 
@@ -14,7 +15,7 @@ const PATTERN = `7 ${16 * MEBIBYTE} ${8 * MEBIBYTE}`;
 
 describe('the main job, through the commands, while every process is looked at for secrets', function () {
   this.timeout(120_000);
-  this.bail(true);
+  endAtFirstFailure();
   let scan: SecretScan;
   let system: System;
   let nodeA: HypervisorNode;
