@@ -1,5 +1,6 @@
 import { loadNodeKeyFile, type OpenedDescriptor, openDescriptor, rbdAccessSchema } from '../descriptor/index.js';
 import { messageOf } from './errors.js';
+import { mountTimeoutSeconds } from './host/ceph-conf.js';
 import { runProgram } from './host/exec.js';
 import { findOpenKeyrings, readKeyring } from './host/keyring.js';
 import { type Connection, withConnection } from './libvirt/connection.js';
@@ -11,7 +12,16 @@ import { type NodeOptions, type NodeSettings, settingsOf } from './settings.js';
 /** One thing that was looked at. */
 export interface Check {
   /** A stable name for programs. */
-  readonly name: 'key-file' | 'controllers' | 'descriptor' | 'keyring' | 'libvirt' | 'exports' | 'qemu-rbd' | 'clock';
+  readonly name:
+    | 'key-file'
+    | 'controllers'
+    | 'descriptor'
+    | 'keyring'
+    | 'ceph-conf'
+    | 'libvirt'
+    | 'exports'
+    | 'qemu-rbd'
+    | 'clock';
   /** "warning" does not stop anything from working, "wrong" does. */
   readonly result: 'ok' | 'warning' | 'wrong';
   /** A sentence: what was found, and what to do where something is wrong. */
@@ -31,6 +41,9 @@ export interface DoctorOptions extends NodeOptions {
   readonly descriptor?: Uint8Array | string;
 }
 
+/** Connecting to Ceph should not take longer, in seconds: QEMU holds the guest while it does. */
+const LONGEST_MOUNT_SECONDS = 30;
+
 /** A descriptor that was issued this much later than the node's clock shows, in milliseconds, says that the clock is wrong. */
 const CLOCK_TOLERANCE_MS = 60_000;
 
@@ -39,6 +52,7 @@ export async function doctor(options: DoctorOptions = {}): Promise<Diagnosis> {
   const settings = settingsOf(options);
   const { checks, opened } = await checkKeys(settings, options.descriptor);
   checks.push(...(await checkKeyrings(settings, opened)));
+  checks.push(await checkCephConfiguration(settings));
   checks.push(...(await checkLibvirt(settings)));
   checks.push(checkClock(opened));
   return { healthy: checks.every((check) => check.result !== 'wrong'), checks };
@@ -114,6 +128,22 @@ async function checkKeyrings(settings: NodeSettings, opened: OpenedDescriptor | 
     });
   }
   return checks;
+}
+
+/**
+ * While QEMU connects a disk, its whole guest stands still. A user that is gone (its export was withdrawn) and monitors that do
+ * not answer make it try for as long as ceph.conf says, five minutes unless it does; libvirt has no word for that limit.
+ */
+async function checkCephConfiguration({ keyringDirectory }: NodeSettings): Promise<Check> {
+  const seconds = await mountTimeoutSeconds(keyringDirectory);
+  if (seconds !== undefined && seconds > 0 && seconds <= LONGEST_MOUNT_SECONDS) {
+    return { name: 'ceph-conf', result: 'ok', message: `QEMU gives up connecting to Ceph after ${seconds} s` };
+  }
+  const howLong = seconds === 0 ? 'for ever' : `for ${seconds ?? 300} s`;
+  const message =
+    `a disk that cannot be opened stops its guest ${howLong}; ` +
+    `put "client_mount_timeout = 10" under [client] in ${keyringDirectory}/ceph.conf`;
+  return { name: 'ceph-conf', result: 'warning', message };
 }
 
 async function checkLibvirt(settings: NodeSettings): Promise<Check[]> {

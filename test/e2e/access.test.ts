@@ -324,7 +324,10 @@ describe('a pool with keyring access', function () {
 
     await chown(keyring, 0, kvm);
     await chmod(keyring, 0o640);
-    await node.storageUtils('doctor', '--descriptor', exported.file);
+    const { stdout: diagnosis } = await node.storageUtils('doctor', '--descriptor', exported.file);
+    expect(diagnosis)
+      .to.match(/^ok +keyring /m)
+      .and.to.match(/^ok +ceph-conf .* 5 s$/m);
     const attached = await attach();
     expect(attached.stdout).not.to.contain(key);
     const disk = await guest.waitForDisk(volumeId);

@@ -7,6 +7,7 @@ import { fileURLToPath } from 'node:url';
 import { expect } from 'chai';
 import { exportSecretUuid } from '../../src/storage-utils/connectors/rbd.js';
 import { StorageUtilsError, type StorageUtilsErrorKind } from '../../src/storage-utils/errors.js';
+import { mountTimeoutSeconds } from '../../src/storage-utils/host/ceph-conf.js';
 import { findOpenKeyrings, keyringPath, readKeyring } from '../../src/storage-utils/host/keyring.js';
 import { withLock } from '../../src/storage-utils/host/locks.js';
 
@@ -22,6 +23,31 @@ async function refusal(action: () => Promise<unknown>, kind: StorageUtilsErrorKi
   }
   throw new Error('was not refused');
 }
+
+describe('storage-utils: ceph.conf', () => {
+  let directory: string;
+  beforeEach(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'moorage-ceph-conf-'));
+  });
+  afterEach(() => rm(directory, { recursive: true, force: true }));
+
+  for (const [text, seconds] of [
+    ['[client]\nclient_mount_timeout = 10\n', 10],
+    ['[global]\nfsid = x\nclient mount timeout=7.5 # why\n', 7.5],
+    ['[client]\n client-mount-timeout = 10\n[global]\nclient_mount_timeout = 60\n', 10],
+    ['[osd]\nclient_mount_timeout = 10\n[client.other]\nclient_mount_timeout = 10\n', undefined],
+    ['[client]\n# client_mount_timeout = 10\n', undefined],
+  ] as const) {
+    it(`${JSON.stringify(text)} gives up connecting after ${seconds ?? 'its usual'} seconds`, async () => {
+      await writeFile(join(directory, 'ceph.conf'), text);
+      expect(await mountTimeoutSeconds(directory)).to.equal(seconds);
+    });
+  }
+
+  it('one that is not there says nothing', async () => {
+    expect(await mountTimeoutSeconds(directory)).to.equal(undefined);
+  });
+});
 
 describe('storage-utils: keyring', () => {
   let directory: string;
