@@ -4,6 +4,13 @@ import { runCommand } from '../cli/index.js';
 // Deprecations are for who develops this, and stderr is for who uses it.
 process.noDeprecation = true;
 
+// Whoever reads has seen enough (`| head`), or the disk behind `>` is full.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code === 'EPIPE') process.exit(141);
+  process.stderr.write(`moorage: the output cannot be written: ${error.message}\n`);
+  process.exit(1);
+});
+
 process.exitCode = await runCommand(process.argv.slice(2), {
   stdout: process.stdout,
   stderr: process.stderr,
