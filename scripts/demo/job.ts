@@ -77,7 +77,7 @@ export class Job {
       if (snapshotIds.length > 0) await this.#commands.run('moorage', 'snapshot', 'delete', ...snapshotIds);
       return volumeIds.length + snapshotIds.length === 0
         ? 'Nothing.'
-        : `${volumeIds.length} volumes and ${snapshotIds.length} snapshots, deleted now; the reaper purges them from here on.`;
+        : `Volumes: ${volumeIds.length}, snapshots: ${snapshotIds.length}; deleted now, and the reaper purges them from here on.`;
     });
   }
 

@@ -37,7 +37,7 @@ export async function endingWell(
     // What runs on the same terminal gets the same Ctrl-C, and may be heard to fail of it first.
     await new Promise((resolve) => setImmediate(resolve));
     exitCode = interruption?.exitCode ?? 1;
-    const text = interruption === undefined ? `✗ ${await describeFailure(error)}` : `${interruption.message}; stopping`;
+    const text = interruption === undefined ? `✗ ${await describeFailure(error)}` : `${interruption.message}: stopping`;
     process.stderr.write(`\n${text}\n`);
   }
   narration.end();
