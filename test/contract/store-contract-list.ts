@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import type { IndexEntry } from '../../src/core/ports/store.js';
+import type { IndexEntry, ListRange } from '../../src/core/ports/store.js';
 import type { StoreHarness, StoreUnderTest } from './store-contract.js';
 import { commit, keysOf, listAll, put, rejection, remove } from './store-helpers.js';
 
@@ -174,6 +174,21 @@ export function listContract(harness: StoreHarness): void {
       await commit(store, put('k25', 1, at('05')), put('a20', 1, at('20')), put('z20', 1, at('20')));
       const again = await store.list('i', { limit: 10, after: cursor });
       expect(again.documents.map(({ key }) => key)).to.deep.equal(['z20', 'k40']);
+    });
+
+    it('ends before a position, by itself and with a prefix and a cursor', async () => {
+      const { store } = opened;
+      await commit(store, ...['a1', 'a2', 'a3', 'b1', '\u{10ffff}'].map((sort) => put(`k${sort}`, 1, at(sort))));
+      const keys = async (range: Partial<ListRange>) =>
+        (await store.list('i', { limit: 10, ...range })).documents.map(({ key }) => key);
+      expect(await keys({ before: 'a3' })).to.deep.equal(['ka1', 'ka2']);
+      expect(await keys({ before: 'a1' })).to.deep.equal([]);
+      expect(await keys({ before: 'b1', prefix: 'a' })).to.deep.equal(['ka1', 'ka2', 'ka3']);
+      expect(await keys({ before: 'a2', prefix: 'a' })).to.deep.equal(['ka1']);
+      expect(await keys({ before: 'z', prefix: 'a' })).to.deep.equal(['ka1', 'ka2', 'ka3']);
+      const first = await store.list('i', { limit: 1, before: 'a3' });
+      expect(await keys({ before: 'a3', after: first.cursor ?? '' })).to.deep.equal(['ka2']);
+      expect((await store.list('i', { limit: 2, before: 'a3' })).cursor).to.equal(undefined);
     });
 
     it('keeps a cursor inside the prefix that it is used with', async () => {
