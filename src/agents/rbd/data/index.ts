@@ -6,7 +6,7 @@ import { listCatalogueEntries, putCatalogueEntry, removeCatalogueEntry } from '.
 import { OwnConnections } from './connections.js';
 import { createImageStep } from './create.js';
 import { listImages } from './listing.js';
-import { expandImage, removePoint, takePoint } from './points.js';
+import { CompletePoints, expandImage, removePoint, takePoint } from './points.js';
 import { readPoolFacts } from './pool-facts.js';
 import { purgeImage } from './purge.js';
 import {
@@ -31,6 +31,7 @@ const byImage = (request: { readonly image: { readonly name: string } | null }):
 export function dataSteps(cluster: AgentCluster): StepTable<DataServiceHandlers> {
   const connections = new OwnConnections(cluster);
   const purges = new SingleFlight();
+  const points = new CompletePoints();
   const { shared } = cluster;
   const inPool = <Result>(scope: StepScope, use: (pool: PoolContext) => Promise<Result>): Promise<Result> =>
     shared.withPool(scope.poolName, use);
@@ -63,7 +64,7 @@ export function dataSteps(cluster: AgentCluster): StepTable<DataServiceHandlers>
         const image = readKnownImage('image', request.image);
         const name = checkName('point_name', request.pointName);
         const taken = await connections.withPool(request.connectionId, scope.poolName, (pool) =>
-          takePoint(pool, image.id, name, scope),
+          takePoint(pool, image.id, name, scope, points),
         );
         return {
           point: { name, backendId: taken.snapshotId.toString() },
@@ -79,7 +80,7 @@ export function dataSteps(cluster: AgentCluster): StepTable<DataServiceHandlers>
         const image = readKnownImage('image', request.image);
         const point = readPoint('point', request.point);
         await connections.withPool(request.connectionId, scope.poolName, (pool) =>
-          removePoint(pool, image.id, point, scope),
+          removePoint(pool, image.id, point, scope, points),
         );
         return {};
       },

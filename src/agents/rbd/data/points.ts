@@ -4,6 +4,7 @@ import { RbdImage } from '../librbd/image.js';
 import type { PoolContext } from '../librbd/pool-context.js';
 import {
   createSnapshot,
+  formerName,
   listSnapshots,
   removeSnapshot,
   removeSnapshotById,
@@ -44,31 +45,67 @@ export interface TakenPoint {
   readonly time: number;
 }
 
-/** Takes a point of an image, unless it has one of that name. @throws CephError; StepError NOT_FOUND */
+/**
+ * The points that were taken by calls of this process that came to their end. librbd writes a snapshot into the header and
+ * then tells the clients that have the image open; one that is killed in between leaves a snapshot that they do not know of.
+ * They go on writing over the data that it should keep, until something else makes them read the header again.
+ */
+export class CompletePoints {
+  readonly #points = new Set<string>();
+
+  add(imageId: string, snapshotId: bigint): void {
+    this.#points.add(`${imageId}/${snapshotId}`);
+  }
+
+  has(imageId: string, snapshotId: bigint): boolean {
+    return this.#points.has(`${imageId}/${snapshotId}`);
+  }
+
+  delete(imageId: string, snapshotId: bigint): void {
+    this.#points.delete(`${imageId}/${snapshotId}`);
+  }
+}
+
+/**
+ * Takes a point of an image, unless it has one of that name that is known to be complete. One that is not is removed and
+ * taken anew: nothing can be made from a point before this has answered.
+ * @throws CephError; StepError NOT_FOUND
+ */
 export async function takePoint(
   pool: PoolContext,
   imageId: string,
   name: string,
   scope: StepScope,
+  complete: CompletePoints,
 ): Promise<TakenPoint> {
   return RbdImage.with(pool, { id: imageId }, {}, async (image) => {
     const find = (): Snapshot | undefined =>
       listSnapshots(image).find((each) => each.name === name && each.namespace === 'user');
-    if (!find()) {
+    const present = find();
+    if (!present || !complete.has(imageId, present.id)) {
       await whileHoldingLock(image, scope, async () => {
-        await createSnapshot(image, name).catch((error: unknown) => {
-          if (!isCephError(error, 'EEXIST')) throw error;
-        });
+        // Asked again each time: the try before may have been the owner's, and have come through.
+        if (find()) await removeSnapshot(image, name);
+        await removeTrashed(image, name);
+        await createSnapshot(image, name);
       });
     }
     const snapshot = find();
     if (!snapshot) throw notFound(`point ${name} of image id ${imageId} went away while it was taken`);
+    complete.add(imageId, snapshot.id);
     return {
       snapshotId: snapshot.id,
       sizeBytes: snapshot.sizeBytes,
       time: snapshotTime(image, snapshot.id),
     };
   });
+}
+
+/** Removes what an earlier removal of such a point left in the trash namespace: librbd moves it there first. */
+async function removeTrashed(image: RbdImage, name: string): Promise<void> {
+  for (const { id, namespace } of listSnapshots(image)) {
+    if (namespace === 'trash' && (await formerName(image, id)) === name) await removeSnapshotById(image, id);
+  }
 }
 
 /**
@@ -80,7 +117,9 @@ export async function removePoint(
   imageId: string,
   point: PointRecord,
   scope: StepScope,
+  complete: CompletePoints,
 ): Promise<void> {
+  if (point.snapshotId !== undefined) complete.delete(imageId, point.snapshotId);
   try {
     await RbdImage.with(pool, { id: imageId }, {}, async (image) => {
       const snapshot = listSnapshots(image).find((each) =>

@@ -10,6 +10,9 @@ const rbd_snap_list_end = rbd('void rbd_snap_list_end(void *snaps)');
 const rbd_snap_get_namespace_type = rbd(
   'int rbd_snap_get_namespace_type(void *image, uint64_t snap_id, void *namespace_type)',
 );
+const rbd_snap_get_trash_namespace = rbd(
+  'int rbd_snap_get_trash_namespace(void *image, uint64_t snap_id, void *original_name, size_t max_length)',
+);
 const rbd_snap_get_timestamp = rbd('int rbd_snap_get_timestamp(void *image, uint64_t snap_id, void *timestamp)');
 
 /** Where a snapshot lives; one that was removed while it has clones is in "trash", under another name. */
@@ -72,6 +75,13 @@ function namespaceOf(image: RbdImage, id: bigint): SnapshotNamespace {
   const cell = outCell();
   image.callNow(rbd_snap_get_namespace_type, id, cell);
   return NAMESPACES[cell.readInt32LE()] ?? 'user';
+}
+
+/** The name that a snapshot in the trash namespace had before (rbd_snap_get_trash_namespace). @throws CephError ENOENT */
+export async function formerName(image: RbdImage, id: bigint): Promise<string> {
+  const buffer = Buffer.alloc(4096);
+  await image.call(rbd_snap_get_trash_namespace, id, buffer, buffer.length);
+  return buffer.toString('utf8', 0, buffer.indexOf(0));
 }
 
 /** When a snapshot was taken, in milliseconds since 1970, by the clock of the OSD. */
