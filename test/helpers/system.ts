@@ -71,6 +71,8 @@ export async function startSystem(options: SystemOptions): Promise<System> {
   const cluster = options.cluster ?? (await startCluster());
   const cephPool = options.name;
   const directory = await mkdtemp(join(tmpdir(), `moorage-${options.name}-`));
+  // A run that was ended may have left one.
+  await cluster.ceph('osd', 'pool', 'delete', cephPool, cephPool, '--yes-i-really-really-mean-it');
   await cluster.ceph('osd', 'pool', 'create', cephPool, '8', '8');
   const keyring = (role: string): string => join(directory, `ceph.client.${role}.keyring`);
   const users = { data: `moorage-data-${options.name}`, fence: `moorage-fence-${options.name}` };
