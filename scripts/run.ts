@@ -2,7 +2,7 @@ import { relative } from 'node:path';
 import { startGuest } from '../test/helpers/guest.js';
 import { Development } from './development/development.js';
 import { endingWell } from './development/ending.js';
-import { Narration } from './development/narration.js';
+import { Narration, StepError } from './development/narration.js';
 import { CLUSTER_NAME, commandDirectory, controllerLog, endpoint, NODE_ID, POOL_ID } from './development/places.js';
 
 /* `make run`: the same set-up as `make demo`; the controller serves until Ctrl-C or SIGTERM. */
@@ -41,7 +41,7 @@ The controller serves. In another terminal:
 Ctrl-C ends the guest, libvirt and the controller. The Ceph cluster stays (scripts/ceph-cluster.sh stop ${CLUSTER_NAME}), and so
 do volumes and snapshots.`);
     await controller.ended;
-    throw new Error('the controller ended by itself; its log says why');
+    throw new StepError('Serving', new Error('the controller ended by itself'), [controllerLog]);
   },
   0,
 );
