@@ -162,6 +162,10 @@ bluestore block size = 21474836480
 bluestore cache autotune = false
 bluestore cache size = 134217728
 osd memory target = 939524096
+# A file is taken for a slow disk, and 5 s of rest after each trimmed object for a purged image that lingers for minutes.
+osd snap trim sleep = 0
+osd snap trim sleep hdd = 0
+osd delete sleep hdd = 0
 osd max pg log entries = 500
 osd min pg log entries = 100
 # Scrubbing would disturb measurements.
