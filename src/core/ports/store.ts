@@ -26,7 +26,10 @@ export interface IndexEntry {
 /** What must be so for a commit to pass: the revision that was read, or that there is no such document; "any" checks nothing. */
 export type Expectation = number | 'absent' | 'any';
 
-/** One write of a commit. */
+/**
+ * One write of a commit. All expectations are held against the state before the commit, so a check may stand beside a change
+ * of the same key; two changes of one key are a TypeError.
+ */
 export type Write =
   | {
       readonly kind: 'put';
