@@ -1,4 +1,4 @@
-import { Cluster, timeoutOverrides } from '../../src/agents/rbd/librbd/cluster.js';
+import { connectAgent } from '../../src/agents/rbd/agent-context.js';
 import { cloneImage, createImage } from '../../src/agents/rbd/librbd/create.js';
 import { RbdImage } from '../../src/agents/rbd/librbd/image.js';
 import type { PoolContext } from '../../src/agents/rbd/librbd/pool-context.js';
@@ -29,12 +29,17 @@ export type ReferenceTask =
   | { readonly task: 'snapshots'; readonly volumes: readonly string[]; readonly point: string };
 
 const [configurationFile = '', user = '', keyringFile = '', poolName = ''] = process.argv.slice(2);
-const options = { configurationFile, user, keyringFile, overrides: timeoutOverrides(30) };
-const cluster = await Cluster.connect(options);
+// Connected as an agent is, so that librbd has the same settings on both sides.
+const { shared: cluster, connect } = await connectAgent({
+  configurationFile,
+  user,
+  keyringFile,
+  requestTimeoutSeconds: 30,
+});
 
 /** The calls of a snapshot up to `completed`, as the operation table has them. */
 async function snapshot(volume: string, point: string, name: string): Promise<void> {
-  const own = await Cluster.connect(options);
+  const own = await connect();
   try {
     await own.withPool(poolName, (pool) =>
       RbdImage.with(pool, { name: volume }, {}, async (image) => {
