@@ -191,6 +191,12 @@ async function problemOf(program: string, words: readonly string[]): Promise<str
   const help = `${await helpOf(program, path)}${program === 'moorage-controller' ? await helpOf(program, []) : ''}`;
   const isGroup = program !== 'moorage-controller' && / \[command\]/.test(help.split('\n')[0] ?? '');
   if (isGroup && !words.includes('--help')) return `there is no such command under ${[program, ...path].join(' ')}`;
+  if (program === 'moorage-controller' && path.length === 0) {
+    const bare = words.filter(
+      (word, index) => !word.startsWith('--') && !/^--(config|set)$/.test(words[index - 1] ?? ''),
+    );
+    if (bare.length > 0) return `there is no such command: ${bare.join(' ')}`;
+  }
   const unknown = words.filter((word) => word.startsWith('--') && word !== '--help' && !hasOption(help, word));
   return unknown.length === 0 ? undefined : `no option ${unknown.join(', ')}`;
 }
