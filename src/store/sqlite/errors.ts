@@ -28,8 +28,7 @@ export function isLockedBySomeone(error: unknown): boolean {
 export function corruptError(path: string, finding: string, cause?: unknown): StoreError {
   return new StoreError(
     'corrupt',
-    `the store ${path} is damaged: ${finding}. Keep the file, restore the last backup, or rebuild the store from the ` +
-      'catalogue on the backend',
+    `the store ${path} is damaged: ${finding}. Keep the file and restore the last backup (docs/operations/recover.md)`,
     { cause },
   );
 }

@@ -81,8 +81,7 @@ function inUseError(path: string, cause: unknown): StoreError {
   const who = holder === undefined ? 'another process' : `process ${holder}`;
   return new StoreError(
     'in-use',
-    `the store ${path} is in use by ${who}: stop that one first, or give this controller a store of its own (several ` +
-      'controllers share storage through a Redis store)',
+    `the store ${path} is in use by ${who}: stop that one first, or give this controller a store and a pool of its own`,
     { cause },
   );
 }
