@@ -1,6 +1,7 @@
 import { expect } from 'chai';
 import type { Cluster as Connection } from '../../src/agents/rbd/librbd/cluster.js';
-import { readHeader, readImageId, removeFromDirectory } from '../../src/agents/rbd/librbd/header.js';
+import { Encoder } from '../../src/agents/rbd/librbd/encoding.js';
+import { headerObject, readHeader, readImageId, removeFromDirectory } from '../../src/agents/rbd/librbd/header.js';
 import { RbdImage } from '../../src/agents/rbd/librbd/image.js';
 import type { GetPoolResponse__Output } from '../../src/generated/moorage/backend/v1/GetPoolResponse.js';
 import type { GetUsageResponse__Output } from '../../src/generated/moorage/backend/v1/GetUsageResponse.js';
@@ -122,6 +123,29 @@ describe('RBD agent, role data', function () {
     const smaller = await failure(agent.create(uniqueName('vol'), SIZE - 1, { parent: parentOf(snapshot) }));
     expect(smaller).to.include({ code: 11, reason: 'SMALLER_THAN_PARENT' });
     volume.points.push(taken.point as Point__Output);
+  });
+
+  it('removes a point that has no id on record by its name, also what a removal that was cut short left of it', async () => {
+    const volume = await create('vol');
+    const taken = await takePoint(volume, 'pt-lost');
+    const other = await takePoint(volume, 'pt-other');
+    const id = BigInt(taken.point?.backendId ?? '');
+    // The first half of RBD's own removal: into the trash namespace, under another name.
+    await admin.withPool('moorage', (pool) =>
+      pool.exec(headerObject(volume.backendId), 'rbd', 'snapshot_trash_add', new Encoder().u64(id).bytes()),
+    );
+    const names = async (): Promise<string[] | undefined> =>
+      (await admin.withPool('moorage', (pool) => readHeader(pool, volume.backendId)))?.snapshots.map(
+        ({ name }) => name,
+      );
+    expect(await names())
+      .to.have.length(2)
+      .and.not.include('pt-lost');
+    await removePoint(volume, { name: 'pt-lost', backendId: '' });
+    expect(await names()).to.deep.equal(['pt-other']);
+    await removePoint(volume, { name: 'pt-other', backendId: '' });
+    expect(await names()).to.deep.equal([]);
+    volume.points.push(taken.point as Point__Output, other.point as Point__Output);
   });
 
   it('grows, and never shrinks', async () => {

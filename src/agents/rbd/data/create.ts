@@ -87,7 +87,7 @@ async function finish(
           if (!isCephError(error, 'EEXIST')) throw error;
         });
       }
-      const snapshot = listSnapshots(image).find((each) => each.name === pointName);
+      const snapshot = (await listSnapshots(image)).find((each) => each.name === pointName);
       if (!snapshot) throw notFound(`point ${pointName} of image ${wanted.name} went away while it was taken`);
       return [{ name: pointName, snapshotId: snapshot.id }];
     });

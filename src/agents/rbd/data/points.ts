@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { status } from '@grpc/grpc-js';
 import { isCephError } from '../librbd/errors.js';
 import { RbdImage } from '../librbd/image.js';
 import type { PoolContext } from '../librbd/pool-context.js';
@@ -11,7 +12,7 @@ import {
   type Snapshot,
   snapshotTime,
 } from '../librbd/snapshot.js';
-import { notFound } from '../step-error.js';
+import { notFound, StepError } from '../step-error.js';
 import type { StepScope } from '../steps.js';
 import type { PointRecord } from './record.js';
 
@@ -79,38 +80,37 @@ export async function takePoint(
   complete: CompletePoints,
 ): Promise<TakenPoint> {
   return RbdImage.with(pool, { id: imageId }, {}, async (image) => {
-    const find = (): Snapshot | undefined =>
-      listSnapshots(image).find((each) => each.name === name && each.namespace === 'user');
-    const present = find();
+    const find = async (): Promise<Snapshot | undefined> =>
+      (await listSnapshots(image)).find((each) => each.name === name && each.namespace === 'user');
+    const present = await find();
     if (!present || !complete.has(imageId, present.id)) {
       await whileHoldingLock(image, scope, async () => {
         // Asked again each time: the try before may have been the owner's, and have come through.
-        if (find()) await removeSnapshot(image, name);
-        await removeTrashed(image, name);
-        await createSnapshot(image, name);
+        await removePointNow(image, { name, snapshotId: undefined });
+        await createSnapshot(image, name).catch((error: unknown) => {
+          if (!isCephError(error, 'EEXIST')) throw error;
+          // A late try that this opening has not heard of: opened again, it is seen, and removed.
+          throw new StepError(status.ABORTED, 'EEXIST', `point ${name} came in between; it is to be taken anew`, {
+            cause: error,
+          });
+        });
       });
     }
-    const snapshot = find();
+    const snapshot = await find();
     if (!snapshot) throw notFound(`point ${name} of image id ${imageId} went away while it was taken`);
     complete.add(imageId, snapshot.id);
     return {
       snapshotId: snapshot.id,
       sizeBytes: snapshot.sizeBytes,
-      time: snapshotTime(image, snapshot.id),
+      time: await snapshotTime(image, snapshot.id),
     };
   });
 }
 
-/** Removes what an earlier removal of such a point left in the trash namespace: librbd moves it there first. */
-async function removeTrashed(image: RbdImage, name: string): Promise<void> {
-  for (const { id, namespace } of listSnapshots(image)) {
-    if (namespace === 'trash' && (await formerName(image, id)) === name) await removeSnapshotById(image, id);
-  }
-}
-
 /**
  * Removes a point. One that has clones goes to the trash namespace, and with the last of them; one that is there already
- * is removed if it has none any more.
+ * is removed if it has none any more. A point whose taking came to no end has no id on record: it goes by its name, which
+ * never recurs, and so does what a removal that was cut short left of it in the trash namespace under another name.
  */
 export async function removePoint(
   pool: PoolContext,
@@ -122,15 +122,30 @@ export async function removePoint(
   if (point.snapshotId !== undefined) complete.delete(imageId, point.snapshotId);
   try {
     await RbdImage.with(pool, { id: imageId }, {}, async (image) => {
-      const snapshot = listSnapshots(image).find((each) =>
-        point.snapshotId === undefined ? each.name === point.name : each.id === point.snapshotId,
-      );
-      if (!snapshot) return;
-      await whileHoldingLock(image, scope, () => removeOne(image, snapshot));
+      // An image without it is left alone: its guest need not hand its lock over.
+      if ((await findPoint(image, point)).length === 0) return;
+      // Looked for again in each try: the try before may have moved it to the trash namespace.
+      await whileHoldingLock(image, scope, () => removePointNow(image, point));
     });
   } catch (error) {
     if (!isCephError(error, 'ENOENT')) throw error;
   }
+}
+
+async function removePointNow(image: RbdImage, point: PointRecord): Promise<void> {
+  for (const snapshot of await findPoint(image, point)) await removeOne(image, snapshot);
+}
+
+async function findPoint(image: RbdImage, { name, snapshotId }: PointRecord): Promise<Snapshot[]> {
+  const found: Snapshot[] = [];
+  for (const each of await listSnapshots(image)) {
+    const same =
+      snapshotId === undefined
+        ? (each.namespace === 'trash' ? await formerName(image, each.id) : each.name) === name
+        : each.id === snapshotId;
+    if (same) found.push(each);
+  }
+  return found;
 }
 
 async function removeOne(image: RbdImage, snapshot: Snapshot): Promise<void> {
@@ -152,10 +167,10 @@ export async function expandImage(
   scope: StepScope,
 ): Promise<bigint> {
   return RbdImage.with(pool, { id: imageId }, {}, async (image) => {
-    if (image.sizeBytes() < sizeBytes) {
+    if ((await image.sizeBytes()) < sizeBytes) {
       await whileHoldingLock(image, scope, async () => {
         // Asked again, after the flush has refreshed it: growing to a size that is smaller by now would be EINVAL.
-        if (image.sizeBytes() < sizeBytes) await image.grow(sizeBytes);
+        if ((await image.sizeBytes()) < sizeBytes) await image.grow(sizeBytes);
       });
     }
     return image.sizeBytes();

@@ -1,7 +1,6 @@
 import koffi from 'koffi';
 import {
   checked,
-  checkedNow,
   type NativeFunction,
   type NativeValue,
   outCell,
@@ -134,12 +133,6 @@ export class RbdImage {
     }
   }
 
-  /** The same on the main thread: only for getters that never wait; for the other files of this folder. */
-  callNow(native: NativeFunction, ...values: NativeValue[]): number {
-    if (this.#closing) throw new Error(`${this.subject} was closed`);
-    return checkedNow(native, this.subject, this.#handle, ...values);
-  }
-
   /** Closes it; gives the exclusive lock back if it has it. Calls on it must have ended. */
   async close(): Promise<void> {
     if (this.#closing) return;
@@ -148,24 +141,29 @@ export class RbdImage {
     await this.#pool.use(() => checked(rbd_close, this.subject, this.#handle));
   }
 
+  /*
+   * Getters run on a thread too: when the header was changed since, librbd reads it again in them, and an OSD that does not
+   * answer would hold the main thread, and with it every other pool's work.
+   */
+
   /** Size in bytes: of the image, or of the snapshot it was opened at. */
-  sizeBytes(): bigint {
+  async sizeBytes(): Promise<bigint> {
     const cell = outCell();
-    this.callNow(rbd_get_size, cell);
+    await this.call(rbd_get_size, cell);
     return cell.readBigUInt64LE();
   }
 
   /** Features as bits, see RBD_FEATURES. */
-  features(): bigint {
+  async features(): Promise<bigint> {
     const cell = outCell();
-    this.callNow(rbd_get_features, cell);
+    await this.call(rbd_get_features, cell);
     return cell.readBigUInt64LE();
   }
 
   /** The image's id. */
-  id(): string {
+  async id(): Promise<string> {
     const buffer = Buffer.alloc(256);
-    this.callNow(rbd_get_id, buffer, buffer.length);
+    await this.call(rbd_get_id, buffer, buffer.length);
     return buffer.toString('utf8', 0, buffer.indexOf(0));
   }
 

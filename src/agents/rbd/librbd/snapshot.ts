@@ -1,4 +1,5 @@
 import { isCephError } from './errors.js';
+import { unlessAbsent } from './header.js';
 import type { RbdImage } from './image.js';
 import { outCell, pointerIn, rbd, stringAt } from './library.js';
 
@@ -47,8 +48,8 @@ export async function removeSnapshotById(image: RbdImage, id: bigint): Promise<v
   await image.call(rbd_snap_remove_by_id, id);
 }
 
-/** The snapshots of an image as this opening of it knows them. */
-export function listSnapshots(image: RbdImage): Snapshot[] {
+/** The snapshots of an image; reads its header again when that was changed since. */
+export async function listSnapshots(image: RbdImage): Promise<Snapshot[]> {
   for (let capacity = 16; ; capacity *= 4) {
     // struct { uint64_t id; uint64_t size; const char *name; }, and one more entry with a NULL name at the end.
     const list = Buffer.alloc(24 * (capacity + 1));
@@ -56,7 +57,7 @@ export function listSnapshots(image: RbdImage): Snapshot[] {
     maximum.writeInt32LE(capacity);
     let count = 0;
     try {
-      count = image.callNow(rbd_snap_list, list, maximum);
+      count = await image.call(rbd_snap_list, list, maximum);
     } catch (error) {
       if (!isCephError(error, 'ERANGE') || capacity > 100_000) throw error;
       continue;
@@ -67,27 +68,38 @@ export function listSnapshots(image: RbdImage): Snapshot[] {
       name: stringAt(pointerIn(list, index * 24 + 16)),
     }));
     if (count > 0) rbd_snap_list_end.now(list);
-    return found.map((each) => ({ ...each, namespace: namespaceOf(image, each.id) }));
+    const snapshots: Snapshot[] = [];
+    for (const each of found) {
+      // Another client may remove one in between: then it is no more.
+      const namespace = await unlessAbsent(undefined, () => namespaceOf(image, each.id));
+      if (namespace !== undefined) snapshots.push({ ...each, namespace });
+    }
+    return snapshots;
   }
 }
 
-function namespaceOf(image: RbdImage, id: bigint): SnapshotNamespace {
+async function namespaceOf(image: RbdImage, id: bigint): Promise<SnapshotNamespace> {
   const cell = outCell();
-  image.callNow(rbd_snap_get_namespace_type, id, cell);
+  await image.call(rbd_snap_get_namespace_type, id, cell);
   return NAMESPACES[cell.readInt32LE()] ?? 'user';
 }
 
-/** The name that a snapshot in the trash namespace had before (rbd_snap_get_trash_namespace). @throws CephError ENOENT */
-export async function formerName(image: RbdImage, id: bigint): Promise<string> {
+/**
+ * The name that a snapshot in the trash namespace had before (rbd_snap_get_trash_namespace); undefined when it has gone
+ * since.
+ */
+export async function formerName(image: RbdImage, id: bigint): Promise<string | undefined> {
   const buffer = Buffer.alloc(4096);
-  await image.call(rbd_snap_get_trash_namespace, id, buffer, buffer.length);
-  return buffer.toString('utf8', 0, buffer.indexOf(0));
+  return unlessAbsent(undefined, async () => {
+    await image.call(rbd_snap_get_trash_namespace, id, buffer, buffer.length);
+    return buffer.toString('utf8', 0, buffer.indexOf(0));
+  });
 }
 
 /** When a snapshot was taken, in milliseconds since 1970, by the clock of the OSD. */
-export function snapshotTime(image: RbdImage, id: bigint): number {
+export async function snapshotTime(image: RbdImage, id: bigint): Promise<number> {
   const time = Buffer.alloc(16);
-  image.callNow(rbd_snap_get_timestamp, id, time);
+  await image.call(rbd_snap_get_timestamp, id, time);
   return Number(time.readBigInt64LE(0)) * 1000 + Math.floor(Number(time.readBigInt64LE(8)) / 1e6);
 }
 
