@@ -20,8 +20,11 @@ import type { PoolContext } from '../librbd/pool-context.js';
 import { removeSnapshotById } from '../librbd/snapshot.js';
 import { refused } from '../step-error.js';
 import { removeCatalogueEntry } from './catalogue.js';
-import type { ImageRecord, ParentRecord } from './record.js';
+import type { ImageRecord, ParentRecord, PointRecord } from './record.js';
 import { type ImageHolder, inUse, listWatchers } from './usage.js';
+
+/** Snapshot ids of one image that are given back at once. */
+const SNAPSHOTS_AT_ONCE = 8;
 
 /** What to purge. */
 export interface PurgeRequest {
@@ -45,7 +48,7 @@ export async function purgeImage(pool: PoolContext, request: PurgeRequest, own: 
   if (id !== undefined) {
     await refuseInUse(pool, image.name, id, own);
     await removeObjects(pool, dataObjects(id, image));
-    await Promise.all(image.points.map((point) => removeSnapshot(pool, point.snapshotId)));
+    await removeSnapshots(pool, image.points);
     if (image.parent) await leaveParent(pool, image.parent, id);
     await pool.remove(headerObject(id));
     await removeNames(pool, names, id);
@@ -98,6 +101,14 @@ function* dataObjects(id: string, image: ImageRecord): Generator<string> {
 function largestSize({ sizeBytes, largestSizeBytes }: ImageRecord): bigint {
   if (largestSizeBytes > sizeBytes) return largestSizeBytes;
   return sizeBytes;
+}
+
+/** A few at a time: each takes a thread for as long as the monitors need, and a volume may have had thousands. */
+async function removeSnapshots(pool: PoolContext, points: readonly PointRecord[]): Promise<void> {
+  for (let from = 0; from < points.length; from += SNAPSHOTS_AT_ONCE) {
+    const few = points.slice(from, from + SNAPSHOTS_AT_ONCE);
+    await Promise.all(few.map((point) => removeSnapshot(pool, point.snapshotId)));
+  }
 }
 
 async function removeSnapshot(pool: PoolContext, id: bigint | undefined): Promise<void> {
