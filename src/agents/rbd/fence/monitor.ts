@@ -1,13 +1,21 @@
 import type { Cluster } from '../librbd/cluster.js';
+import { CephError } from '../librbd/errors.js';
 
-/** Sends a command to the monitors and reads its JSON answer. @throws CephError; SyntaxError when it is no JSON */
+const EBADMSG = 74;
+
+/** Sends a command to the monitors and reads its JSON answer. @throws CephError; EBADMSG when it is no JSON */
 export async function monitorJson<Answer>(
   cluster: Cluster,
   command: Readonly<Record<string, unknown>>,
   monitor?: string,
 ): Promise<Answer> {
   const { output } = await cluster.monCommand({ ...command, format: 'json' }, monitor);
-  return JSON.parse(output.toString('utf8')) as Answer;
+  try {
+    return JSON.parse(output.toString('utf8')) as Answer;
+  } catch {
+    // Without its cause: that quotes the answer, and the answer may be a key.
+    throw new CephError('rados_mon_command', EBADMSG, `"${String(command.prefix)}", whose answer is no JSON`);
+  }
 }
 
 /** Runs work on each, at most so many at once; goes on past failures and throws the first of them at the end. */
