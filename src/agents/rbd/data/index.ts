@@ -1,6 +1,8 @@
+import { status } from '@grpc/grpc-js';
 import type { DataServiceHandlers } from '../../../generated/moorage/backend/v1/DataService.js';
 import type { AgentCluster } from '../agent-context.js';
 import type { PoolContext } from '../librbd/pool-context.js';
+import { StepError } from '../step-error.js';
 import type { StepScope, StepTable } from '../steps.js';
 import { listCatalogueEntries, putCatalogueEntry, removeCatalogueEntry } from './catalogue.js';
 import { OwnConnections } from './connections.js';
@@ -40,8 +42,13 @@ export function dataSteps(cluster: AgentCluster): StepTable<DataServiceHandlers>
     GetPool: { lane: 'reads', run: (_request, scope) => readPoolFacts(shared, scope.poolName) },
     OpenConnection: {
       lane: 'steps',
-      run: async () => {
+      run: async (_request, scope) => {
         const { connectionId, addresses } = await connections.open();
+        if (scope.remainingMilliseconds() <= 0) {
+          // Nobody waits for the answer any more: nobody would ever close it, and there are only so many.
+          await connections.close(connectionId);
+          throw new StepError(status.DEADLINE_EXCEEDED, 'NOT_BEGUN', 'the connection came too late and was closed');
+        }
         return { connectionId, addresses: [...addresses] };
       },
     },
