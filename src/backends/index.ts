@@ -66,7 +66,8 @@ export function createBackends(options: BackendsOptions): Backends {
     agentEvent(event) {
       const name = `${event.cluster}/${event.role}`;
       if (event.kind === 'started' && event.processId !== undefined) processIds.set(name, event.processId);
-      if (event.kind === 'died') processIds.delete(name);
+      // Also one that ended before it was ready: its number may be another process' by now.
+      if (event.kind === 'died' || event.kind === 'start-failed') processIds.delete(name);
       observer.agentEvent(event);
     },
   };
