@@ -5,7 +5,8 @@ import { indexes, keys } from '../../src/core/journal/documents.js';
 import type { ControllerRecord } from '../../src/core/model/operation.js';
 import { removeExpired } from '../../src/core/reaper/janitor.js';
 import type { CoreContext } from '../../src/core/services/context.js';
-import { admin, CoreWorld, change, expectFailure, MEBIBYTE, mutation } from '../helpers/core-world.js';
+import { admin, CoreWorld, change, expectFailure, failureOf, MEBIBYTE, mutation } from '../helpers/core-world.js';
+import type { Fault } from '../helpers/fake-backend.js';
 import { waitFor } from '../helpers/wait.js';
 
 const WINDOW = 61_000;
@@ -181,6 +182,20 @@ describe('core: lives and deaths', () => {
       await world.core.reap();
       expect([...(world.fake.find(id)?.points.values() ?? [])]).to.deep.equal([]);
       expect((await world.volume(id)).image?.points).to.deep.equal([]);
+    });
+
+    it('one that could be neither taken in the end nor removed goes with the reaper', async () => {
+      const { id } = await world.createVolume();
+      const faults: Record<string, Fault[]> = {
+        takePoint: [{ kind: 'unknown-after' }, { kind: 'permanent' }],
+        removePoint: [{ kind: 'permanent' }],
+      };
+      world.fake.fault = (method) => faults[method]?.shift();
+      await failureOf(world.createSnapshot(id));
+      expect([...(world.fake.find(id)?.points.values() ?? [])]).to.have.length(1);
+      await world.core.reap();
+      expect([...(world.fake.find(id)?.points.values() ?? [])]).to.deep.equal([]);
+      await world.expectWhole();
     });
   });
 

@@ -188,14 +188,26 @@ async function findPoint(core: CoreContext, context: Context): Promise<StoredDoc
 
 /**
  * The writes that take this operation out of its point.
+ * @param removed whether it was removed on the backend, or need not be
+ * @param givenUp whether even its removal was refused
  * @throws BackendError (not begun) when it has become the last one since it looked: then the point is to be removed first
  */
-async function leave(core: CoreContext, context: Context, removed: boolean): Promise<readonly Write[]> {
+async function leave(
+  core: CoreContext,
+  context: Context,
+  removed: boolean,
+  givenUp = false,
+): Promise<readonly Write[]> {
   const document = await findPoint(core, context);
   if (document === undefined) return [];
   const operationIds = document.value.operationIds.filter((id) => id !== context.operation.id);
   if (operationIds.length > 0) return [putPoint({ ...document.value, operationIds }, document.rev)];
   if (!removed) throw new BackendError('not-begun', 'ABORTED', 'The point in time is to be removed first.');
+  if (givenUp && document.value.point === undefined) {
+    // No record names it, so no purge would free it, and nothing was made from it: the reaper removes it by its name.
+    const point = { name: document.value.id, backendId: '' };
+    return [putPoint({ ...document.value, operationIds, point }, document.rev)];
+  }
   return [{ kind: 'delete', key: document.key, expect: document.rev }];
 }
 
@@ -248,13 +260,18 @@ async function connect(
 /** A step was refused for good: the point is left, and removed if nobody else needs it, before the failure is committed. */
 async function refused(core: CoreContext, context: Context, error: BackendError): Promise<Next<CreateSnapshotPlan>> {
   if (isLostConnection(error)) return { kind: 'reload' };
-  // Not even the way back is possible: the volume's record keeps the point, which goes with the volume.
-  if (context.plan.failure !== undefined) return abandoned(core, context, true);
+  // Not even the way back is possible: the volume's record keeps a point that was taken, and it goes with the volume.
+  if (context.plan.failure !== undefined) return abandoned(core, context, true, true);
   const { code, message, reason, metadata } = refusal(error, 'The snapshot could not be made');
   return { kind: 'phase', phase: 'abandon', plan: { ...context.plan, failure: { code, message, reason, metadata } } };
 }
 
-async function abandoned(core: CoreContext, context: Context, removed: boolean): Promise<Next<CreateSnapshotPlan>> {
+async function abandoned(
+  core: CoreContext,
+  context: Context,
+  removed: boolean,
+  givenUp = false,
+): Promise<Next<CreateSnapshotPlan>> {
   const { operation, plan } = context;
   const pool = (await getPool(core.store, operation.poolId)).value;
   const stored = plan.failure;
@@ -273,7 +290,7 @@ async function abandoned(core: CoreContext, context: Context, removed: boolean):
       return [
         putTombstone(document.key, tombstone, document.rev),
         debrisOf(core, pool, imagePlan(document.value, plan), failure.message, plan.image),
-        ...(await leave(core, context, removed)),
+        ...(await leave(core, context, removed, givenUp)),
         ...(await expireDependents(core.store, document.value.id, now + KEPT_MILLISECONDS)),
       ];
     },
