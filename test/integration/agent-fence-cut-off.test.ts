@@ -122,7 +122,15 @@ describe('role fence: cutting clients off', function () {
     const cut = (addresses: string[], expirySeconds = DAY) =>
       failure(fixture.step('CutOff', { addresses, expirySeconds }));
     expect((await cut(['10.9.8.7:0/1'], DAY - 1)).metadata.field).to.equal('expiry_seconds');
-    for (const wrong of ['', 'host', '10.9.8.7', '10.9.8.7:0', '10.9.8.7:0/x', '10.9.8.7:0/1,10.9.8.8:0/1']) {
+    for (const wrong of [
+      '10.0.0.5:6801/1234567',
+      '',
+      'host',
+      '10.9.8.7',
+      '10.9.8.7:0',
+      '10.9.8.7:0/x',
+      '10.9.8.7:0/1,10.9.8.8:0/1',
+    ]) {
       expect((await cut([wrong])).code, wrong).to.equal(status.INVALID_ARGUMENT);
       expect((await failure(fixture.step('LiftCutOff', { addresses: [wrong] }))).code).to.equal(
         status.INVALID_ARGUMENT,

@@ -117,8 +117,9 @@ function wholeHost(address: string): string {
   return address.replace(/:\d+\/\d+$/, ':0/0');
 }
 
+// Clients have no port. An address with one is a daemon's: cut off, it would take an OSD from everybody.
 function requireAddress(field: string, address: string): void {
-  if (!/^(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\]):\d{1,5}\/\d{1,10}$/.test(address)) {
+  if (!/^(\d{1,3}(\.\d{1,3}){3}|\[[0-9a-fA-F:.]+\]):0\/\d{1,10}$/.test(address)) {
     throw invalidField(field, 'must be an address with nonce, as 10.0.0.5:0/1234567, or a whole host, as 10.0.0.5:0/0');
   }
 }
