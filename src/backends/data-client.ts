@@ -1,8 +1,38 @@
-import type { BackendError, DataBackend } from '../core/ports/backend.js';
+import type { Pool } from '../core/model/resources.js';
+import { BackendError, type DataBackend, type StepContext } from '../core/ports/backend.js';
 import { corePoints, coreSize, required, wireImage, wireParent } from './mapping.js';
 import type { PoolFacts } from './pool-facts.js';
-import { dataService } from './protocol.js';
+import { dataService, fenceService } from './protocol.js';
 import type { StepCaller } from './step-caller.js';
+
+/*
+ * A watch can outlive its client, and the backend may keep it for good: an agent that was killed while it opened an image has
+ * been seen to be listed long after it was cut off. Whoever is cut off can no longer do anything to the image, so such a watch
+ * must not keep it from being deleted or purged.
+ */
+
+/** Addresses of the clients that are cut off now. */
+async function cutOffAddresses(steps: StepCaller, pool: Pool, context: StepContext): Promise<readonly string[]> {
+  const { answer } = await steps.call(pool, 'fence', fenceService.ListCutOff, (step) => ({ step }), context);
+  return answer.entries.map((entry) => entry.address);
+}
+
+/** Takes a step, and takes it again without counting clients that are cut off when it was refused because of a holder. */
+async function unlessHeldByTheDead(
+  steps: StepCaller,
+  pool: Pool,
+  context: StepContext,
+  take: (cutOff: readonly string[]) => Promise<unknown>,
+): Promise<void> {
+  try {
+    await take([]);
+  } catch (error) {
+    if (!(error instanceof BackendError) || error.reason !== 'IN_USE') throw error;
+    const cutOff = await cutOffAddresses(steps, pool, context);
+    if (cutOff.length === 0) throw error;
+    await take(cutOff);
+  }
+}
 
 /** The port's role "data", asked of the cluster's data agent. Each method throws {@link BackendError}. */
 export function dataClient(steps: StepCaller, pools: PoolFacts): DataBackend {
@@ -136,20 +166,31 @@ export function dataClient(steps: StepCaller, pools: PoolFacts): DataBackend {
         (step) => ({ step, image: wireImage(image) }),
         context,
       );
-      return answer.holders.map(({ address, watches, locks, client }) => ({ address, watches, locks, client }));
+      const holders = answer.holders.map(({ address, watches, locks, client }) => ({
+        address,
+        watches,
+        locks,
+        client,
+      }));
+      if (!holders.some((holder) => !holder.locks)) return holders;
+      const cutOff = await cutOffAddresses(steps, pool, context);
+      return holders.filter((holder) => holder.locks || !cutOff.includes(holder.address));
     },
 
     async trashImage(pool, request, context) {
-      await steps.call(
-        pool,
-        'data',
-        dataService.TrashImage,
-        (step) => ({
-          step,
-          image: wireImage(request.image),
-          defermentSeconds: String(Math.ceil(request.defermentSeconds)),
-        }),
-        context,
+      await unlessHeldByTheDead(steps, pool, context, (cutOff) =>
+        steps.call(
+          pool,
+          'data',
+          dataService.TrashImage,
+          (step) => ({
+            step,
+            image: wireImage(request.image),
+            defermentSeconds: String(Math.ceil(request.defermentSeconds)),
+            cutOffAddresses: [...cutOff],
+          }),
+          context,
+        ),
       );
     },
 
@@ -169,17 +210,20 @@ export function dataClient(steps: StepCaller, pools: PoolFacts): DataBackend {
     },
 
     async purgeImage(pool, request, context) {
-      await steps.call(
-        pool,
-        'data',
-        dataService.PurgeImage,
-        (step) => ({
-          step,
-          image: wireImage(request.image),
-          formerNames: [...request.image.formerNames],
-          catalogueKey: request.catalogueKey,
-        }),
-        context,
+      await unlessHeldByTheDead(steps, pool, context, (cutOff) =>
+        steps.call(
+          pool,
+          'data',
+          dataService.PurgeImage,
+          (step) => ({
+            step,
+            image: wireImage(request.image),
+            formerNames: [...request.image.formerNames],
+            catalogueKey: request.catalogueKey,
+            cutOffAddresses: [...cutOff],
+          }),
+          context,
+        ),
       );
     },
 

@@ -236,6 +236,32 @@ describe('backends: steps through the backend protocol', () => {
     expect(asked[0]?.request.exportId).to.equal('');
   });
 
+  it('a watch that a client left which is cut off keeps nothing from being deleted or purged', async () => {
+    const dead = '10.0.0.5:0/7';
+    const asked: unknown[] = [];
+    await begin((method, request) => {
+      if (method === 'ListCutOff') return { entries: [{ address: dead }] };
+      if (method === 'GetUsage') {
+        return {
+          holders: [
+            { address: dead, watches: true },
+            { address: '10.0.0.6:0/8', watches: true },
+          ],
+        };
+      }
+      if (method !== 'TrashImage' && method !== 'PurgeImage') return undefined as never;
+      asked.push(request.cutOffAddresses);
+      if ((request.cutOffAddresses as string[]).includes(dead)) return {};
+      throw refusal(status.FAILED_PRECONDITION, 'IN_USE', {});
+    });
+    const { data } = fixture.backends.port;
+    await data.trashImage(pool, { image, defermentSeconds: 0 }, step());
+    await data.purgeImage(pool, { image, catalogueKey: '' }, step());
+    expect(asked).to.deep.equal([[], [dead], [], [dead]]);
+    const holders = await data.getUsage(pool, image, step());
+    expect(holders.map(({ address }) => address)).to.deep.equal(['10.0.0.6:0/8']);
+  });
+
   it('keeps what it knows of a pool: no agent is asked for it again, also when it hangs', async () => {
     let hangs = false;
     await begin((method) => {

@@ -118,7 +118,8 @@ export function dataSteps(cluster: AgentCluster): StepTable<DataServiceHandlers>
         const image = readKnownImage('image', request.image);
         const deferSeconds =
           request.defermentSeconds === '0' ? 0n : checkSize('deferment_seconds', request.defermentSeconds);
-        await inPool(scope, (pool) => trashImage(pool, image, deferSeconds, connections.addresses()));
+        const harmless = new Set([...connections.addresses(), ...request.cutOffAddresses]);
+        await inPool(scope, (pool) => trashImage(pool, image, deferSeconds, harmless));
         return { holders: [] };
       },
     },
@@ -140,8 +141,9 @@ export function dataSteps(cluster: AgentCluster): StepTable<DataServiceHandlers>
         const names = request.formerNames.map((name, index) => checkName(`former_names[${index}]`, name));
         const catalogueKey = request.catalogueKey === '' ? '' : checkKey('catalogue_key', request.catalogueKey);
         const purge = { image, names, catalogueKey };
+        const harmless = new Set([...connections.addresses(), ...request.cutOffAddresses]);
         await purges.run(`${scope.poolName}/${JSON.stringify(request.image)}/${names}/${catalogueKey}`, () =>
-          inPool(scope, (pool) => purgeImage(pool, purge, connections.addresses())),
+          inPool(scope, (pool) => purgeImage(pool, purge, harmless)),
         );
         return {};
       },
