@@ -1,4 +1,4 @@
-import { unlink } from 'node:fs/promises';
+import { lstat, unlink } from 'node:fs/promises';
 import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import type { Metrics } from './metrics.js';
@@ -30,7 +30,7 @@ export async function startMetricsServer(metrics: Metrics, address: string): Pro
   server.requestTimeout = 10_000;
   const path = address.startsWith('unix:') ? address.slice('unix:'.length) : undefined;
   // A controller that was killed left its socket; the API's own listener has already shown that no other one lives.
-  if (path !== undefined) await unlink(path).catch(() => undefined);
+  if (path !== undefined && (await lstat(path).catch(() => undefined))?.isSocket()) await unlink(path);
   const [, host, port] = /^(.*):([0-9]+)$/.exec(address) ?? [];
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -131,6 +131,19 @@ describe('observability', () => {
         'moorage_backend_calls_total{cluster="main",role="data",method="CreateImage",outcome="unknown"} 1',
       ]) {
         expect(rendered).to.contain(line);
+      }
+    });
+
+    it('are not served in the place of a file that is no socket', async () => {
+      const folder = mkdtempSync(join(tmpdir(), 'moorage-metrics-'));
+      try {
+        const path = join(folder, 'store.db');
+        writeFileSync(path, 'precious');
+        const failed = await startMetricsServer(createMetrics(), `unix:${path}`).catch((error: unknown) => error);
+        expect(failed).to.have.property('code', 'EADDRINUSE');
+        expect(readFileSync(path, 'utf8')).to.equal('precious');
+      } finally {
+        rmSync(folder, { recursive: true });
       }
     });
 
