@@ -79,7 +79,9 @@ function readFile(file: string): Raw {
 function parseYaml(text: string, origin: string): unknown {
   const document = parseDocument(text, { prettyErrors: true, uniqueKeys: true });
   if (document.errors.length > 0) {
-    throw new ConfigurationError(document.errors.map((error) => `${origin}: ${error.message.trim()}`));
+    // Without the lines that the parser quotes after its sentence: a mistaken path may lead to a keyring.
+    const sentence = ({ message }: Error): string => (message.split('\n')[0] ?? '').replace(/:$/, '');
+    throw new ConfigurationError(document.errors.map((error) => `${origin}: ${sentence(error)}`));
   }
   return document.toJS();
 }

@@ -170,6 +170,10 @@ describe('the configuration', () => {
     expect(({} as Record<string, unknown>).polluted).to.equal(undefined);
   });
 
+  it('does not quote a file that is no configuration: it may be a keyring', () => {
+    expect(problems('[client.admin]\n\tkey = AQCOxzNnAAAAABAAqZn2S3b0m0jJ0h5rIxk3qA==\n')).not.to.contain('AQCO');
+  });
+
   it('reports everything that is wrong at once', () => {
     const message = problems(`${least}\nlog: {level: loud}\nlimits: {clone_depth: 99}`);
     expect(message).to.contain('log.level').and.to.contain('limits.clone_depth');
