@@ -189,7 +189,7 @@ async function readKeyFile<Schema extends z.ZodType>(
   let handle: FileHandle;
   try {
     // Not through a symbolic link: whoever may place one could swap the file between check and use.
-    handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+    handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK);
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? error.code : undefined;
     if (code === 'ENOENT') {

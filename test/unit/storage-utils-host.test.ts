@@ -85,6 +85,7 @@ describe('storage-utils: keyring', () => {
       expect(message).to.contain(`chown root:kvm ${path}`).and.to.contain(`chmod 0640 ${path}`);
     }
     await chmod(path, 0o644);
+    await symlink(join(directory, 'nowhere'), keyringPath('dangling', directory));
     expect(await findOpenKeyrings(directory)).to.deep.equal([path]);
   });
 

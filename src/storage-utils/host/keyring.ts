@@ -17,19 +17,25 @@ const ALLOWED_MODE = 0o640;
  */
 export async function readKeyring(user: string, directory: string = DEFAULT_KEYRING_DIRECTORY): Promise<Buffer> {
   const path = keyringPath(user, directory);
-  const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW).catch((error: unknown) => {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : '';
-    if (code === 'ENOENT') {
+  const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
+    (error: unknown) => {
+      const code = error instanceof Error && 'code' in error ? String(error.code) : '';
+      if (code === 'ENOENT') {
+        throw new StorageUtilsError(
+          'not-found',
+          `there is no keyring ${path}; put the key of client.${user} there, owner root:${GROUP}, mode 0640`,
+          { cause: error },
+        );
+      }
       throw new StorageUtilsError(
-        'not-found',
-        `there is no keyring ${path}; put the key of client.${user} there, owner root:${GROUP}, mode 0640`,
-        { cause: error },
+        'refused',
+        `the keyring ${path} cannot be opened (${code}); it must be a plain file`,
+        {
+          cause: error,
+        },
       );
-    }
-    throw new StorageUtilsError('refused', `the keyring ${path} cannot be opened (${code}); it must be a plain file`, {
-      cause: error,
-    });
-  });
+    },
+  );
   try {
     const status = await handle.stat();
     const problem = status.isFile() ? await ownershipProblem(status) : 'it is not a plain file';
@@ -50,11 +56,17 @@ export async function findOpenKeyrings(directory: string = DEFAULT_KEYRING_DIREC
   const found: string[] = [];
   for (const name of await readdir(directory).catch(() => [])) {
     const path = join(directory, name);
-    if (/^ceph\.client\..+\.keyring$/.test(name) && ((await stat(path)).mode & 0o007) !== 0) {
+    if (/^ceph\.client\..+\.keyring$/.test(name) && (await isOpen(path))) {
       found.push(path);
     }
   }
   return found;
+}
+
+async function isOpen(path: string): Promise<boolean> {
+  // A link that leads nowhere gives no key away.
+  const status = await stat(path).catch(() => undefined);
+  return status !== undefined && (status.mode & 0o007) !== 0;
 }
 
 /** The keyring file of a user, as Ceph names it. */
