@@ -28,7 +28,7 @@ export function diskOptionsFrom(flags: DiskFlags): DiskOptions {
     io: flags.io,
     discard: flags.discard,
     detectZeroes: flags.detectZeroes,
-    iotune: flags.iotune && pairs(flags.iotune, '--iotune', Number),
+    iotune: flags.iotune && pairs(flags.iotune, '--iotune', wholeNumber),
     address: flags.address === undefined ? undefined : pairs(flags.address.split(','), '--address', String),
     bootOrder: flags.bootOrder === undefined ? undefined : Number(flags.bootOrder),
     shareable: flags.shareable,
@@ -94,6 +94,11 @@ export function parseSize(text: string): number {
     );
   }
   return bytes;
+}
+
+/** Not Number alone: that makes 0, which means no limit at all, of an empty text. */
+function wholeNumber(text: string): number {
+  return /^[0-9]+$/.test(text) ? Number(text) : Number.NaN;
 }
 
 function pairs<Value>(texts: readonly string[], flag: string, convert: (text: string) => Value): Record<string, Value> {
