@@ -107,6 +107,16 @@ export class Connection {
     return turn;
   }
 
+  /**
+   * Frees an object of this connection. Not while a call that was given up still runs: its thread looks at the object
+   * when libvirtd answers at last, so it is left to the end of the process.
+   */
+  free(release: NativeFunction, pointer: Pointer): void {
+    if (!this.#stuck) {
+      release(pointer);
+    }
+  }
+
   /** Closes it (`virConnectClose`), once the calls under way are done. A stuck one is left to the end of the process. */
   async close(): Promise<void> {
     await this.#tail;

@@ -58,7 +58,7 @@ export class Domain {
     try {
       return await work(new Domain(nameOrUuid, connection, pointer));
     } finally {
-      functions.domainFree(pointer);
+      connection.free(functions.domainFree, pointer);
     }
   }
 

@@ -35,7 +35,7 @@ export async function defineSecret(connection: Connection, secret: ExportSecret,
         }
       });
     } finally {
-      functions.secretFree(pointer);
+      connection.free(functions.secretFree, pointer as Pointer);
     }
     return !existed;
   } finally {
@@ -68,7 +68,7 @@ export async function undefineSecret(connection: Connection, uuid: string): Prom
     }
     throw error;
   } finally {
-    libvirt().secretFree(pointer);
+    connection.free(libvirt().secretFree, pointer);
   }
 }
 
