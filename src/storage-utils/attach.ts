@@ -1,14 +1,16 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import type { DescriptorPayload } from '../descriptor/index.js';
 import { type ConnectResult, checkId, checkTarget, connectLocked, diskOptionsOf, resultOf } from './connect.js';
+import type { Connected } from './connectors/connector.js';
 import { connectorFor } from './connectors/registry.js';
 import { cleanUpAfter, messageOf, StorageUtilsError } from './errors.js';
 import { withLock } from './host/locks.js';
-import { withConnection } from './libvirt/connection.js';
+import { type Connection, withConnection } from './libvirt/connection.js';
 import { Domain, type Part } from './libvirt/domain.js';
 import { isLibvirtError, VIR_ERR } from './libvirt/errors.js';
 import { undefineSecret } from './libvirt/secrets.js';
 import { type DiskOptions, type DomainDisk, detachXml, guestSerial, nextTarget } from './libvirt/xml.js';
-import { type NodeOptions, openOwn, settingsOf, withExport } from './settings.js';
+import { type NodeOptions, type NodeSettings, openOwn, settingsOf, withExport } from './settings.js';
 
 /** Options of {@link attach}; without `target` the next free name of the bus is taken. */
 export interface AttachOptions extends NodeOptions, DiskOptions {
@@ -63,10 +65,13 @@ export interface ExtendResult {
 const POLL_MS = 100;
 // A guest that has not booted far enough drops the request to unplug, so it is made again.
 const ASK_AGAIN_MS = 5_000;
+// A dead monitor among several costs seconds; whatever takes longer would hold the guest for too long.
+const LONGEST_PROBE_MS = 15_000;
 
 /**
- * {@link connect}, and attaches the disk to a running domain. Attached already: the same answer. On failure the secret is
- * undefined again if this call defined it. Throws as `connect`.
+ * {@link connect}, and attaches the disk to a running domain, once the volume has opened in a QEMU beside it. Attached
+ * already: the same answer. On failure the secret is undefined again if this call defined it, but not when libvirt did not
+ * answer in time: the disk may still be attached. Throws as `connect`.
  */
 export async function attach(descriptor: Uint8Array | string, options: AttachOptions): Promise<AttachResult> {
   const settings = settingsOf(options);
@@ -95,6 +100,10 @@ export async function attach(descriptor: Uint8Array | string, options: AttachOpt
             `volume ${payload.volume_id} is attached to ${options.domain} as ${present.target}, not ${wanted}; detach it first`,
           );
         }
+        const missing = parts.filter(
+          (part) => !(part === 'live' ? live : config).some((each) => each.serial === payload.volume_id),
+        );
+        const warnings = missing.includes('live') ? await probe(connection, payload, settings) : [];
         const connected = await connectLocked(connection, payload, settings, target, bus, disk);
         try {
           if (present !== undefined && present.secretUuid !== connected.secretUuid) {
@@ -103,13 +112,18 @@ export async function attach(descriptor: Uint8Array | string, options: AttachOpt
               `volume ${payload.volume_id} is attached to ${options.domain} through another export; detach it first`,
             );
           }
-          const missing = parts.filter(
-            (part) => !(part === 'live' ? live : config).some((each) => each.serial === payload.volume_id),
-          );
           if (missing.length > 0) {
-            await domain.attach(connected.diskXml, missing);
+            await attachMissing(domain, connected, missing, payload.volume_id);
           }
         } catch (error) {
+          if (error instanceof StorageUtilsError && error.kind === 'timeout') {
+            // It may still be attached later, and then the disk has its secret: nothing is undone that may yet be done.
+            throw new StorageUtilsError(
+              'timeout',
+              `${error.message}; the libvirt secret of ${payload.export_id} stays: attach again, or detach and disconnect`,
+              { cause: error },
+            );
+          }
           return await cleanUpAfter(error, async () => {
             if (connected.made && connected.secretUuid !== undefined) {
               await undefineSecret(connection, connected.secretUuid);
@@ -117,7 +131,7 @@ export async function attach(descriptor: Uint8Array | string, options: AttachOpt
           });
         }
         return {
-          ...resultOf(payload, target, connected),
+          ...resultOf(payload, target, { ...connected, warnings: [...connected.warnings, ...warnings] }),
           domain: options.domain,
           guestSerial: guestSerial(payload.volume_id, bus),
           wasAttached: present !== undefined,
@@ -183,6 +197,31 @@ export async function extend(descriptor: Uint8Array | string, options: ExtendOpt
       return { domain: options.domain, volumeId: payload.volume_id, target: found.target, sizeBytes };
     }),
   );
+}
+
+/** An earlier attach whose caller gave up may be done while this one waits for its turn: then there is nothing left to do. */
+async function attachMissing(domain: Domain, connected: Connected, missing: Part[], volumeId: string): Promise<void> {
+  try {
+    await domain.attach(connected.diskXml, missing);
+  } catch (error) {
+    const isDone =
+      isLibvirtError(error, VIR_ERR.xmlError, VIR_ERR.operationFailed, VIR_ERR.operationInvalid) &&
+      !missing.includes('config') &&
+      (await findLive(domain, volumeId))?.secretUuid === connected.secretUuid;
+    if (!isDone) {
+      throw error;
+    }
+  }
+}
+
+/** @returns warnings. */
+async function probe(libvirt: Connection, payload: DescriptorPayload, settings: NodeSettings): Promise<string[]> {
+  const context = { libvirt, keyringDirectory: settings.keyringDirectory };
+  const timeoutMs = Math.min(settings.timeoutMs, LONGEST_PROBE_MS);
+  const reason = await connectorFor(payload.connector).probe(context, payload, timeoutMs);
+  return reason === undefined
+    ? []
+    : [`volume ${payload.volume_id} could not be tried before the guest got it: ${reason}`];
 }
 
 async function partsToAttach(domain: Domain, persistent: boolean): Promise<Part[]> {

@@ -15,6 +15,7 @@ import {
   LibvirtError,
   StorageUtilsError,
 } from '../../src/storage-utils/index.js';
+import { developmentDirectory } from '../helpers/cluster.js';
 import { type Guest, type GuestAnswer, startGuest } from '../helpers/guest.js';
 import { type ExportedVolume, type Fixture, startFixture } from './storage-utils-fixture.js';
 
@@ -28,6 +29,15 @@ async function failure(promise: Promise<unknown>): Promise<Error> {
     return error as Error;
   }
   throw new Error('did not fail');
+}
+
+/** QEMU of a domain of this checkout's: other checkouts on this machine may have one of the same name. */
+async function guestProcess(domain: string): Promise<number> {
+  for (const entry of await readdir('/proc')) {
+    const text = /^[0-9]+$/.test(entry) ? await readFile(`/proc/${entry}/cmdline`, 'utf8').catch(() => '') : '';
+    if (text.includes(`guest=${domain},`) && text.includes(`${developmentDirectory}/`)) return Number(entry);
+  }
+  throw new Error(`no QEMU runs ${domain}`);
 }
 
 describe('storage-utils on a libvirt host and a running guest', function () {
@@ -132,7 +142,12 @@ describe('storage-utils on a libvirt host and a running guest', function () {
 
   it('leaves no secret behind when attaching fails', async () => {
     const missing = volume.descriptor({ image: { name: `${volume.volumeId}.missing` } });
-    const failed = await failure(attach(missing, { ...fixture.node, domain }));
+    const absent = await failure(attach(missing, { ...fixture.node, domain }));
+    expect(absent).to.have.property('kind', 'libvirt');
+    expect(absent.message).to.contain('cannot be opened').and.not.to.contain(volume.key);
+    expect(await fixture.secrets()).to.deep.equal([]);
+    const address = { type: 'pci', domain: '0x0000', bus: '0xfe', slot: '0x00', function: '0x0' };
+    const failed = await failure(attach(volume.descriptor(), { ...fixture.node, domain, address }));
     expect(failed).to.be.instanceOf(LibvirtError);
     expect(failed.message).not.to.contain(volume.key);
     expect(await fixture.secrets()).to.deep.equal([]);
@@ -141,6 +156,33 @@ describe('storage-utils on a libvirt host and a running guest', function () {
     const taken = await failure(connect(volume.descriptor(EXPIRED), { ...fixture.node, target: 'vdb' }));
     expect(taken).to.be.instanceOf(DescriptorError).with.property('code', 'expired');
     expect(await fixture.secrets()).to.deep.equal([]);
+  });
+
+  it('refuses a descriptor whose export was withdrawn, and the guest does not wait for it', async () => {
+    const descriptor = volume.descriptor();
+    await fixture.cluster.ceph('auth', 'del', `client.${volume.user}`);
+    const refused = await failure(attach(descriptor, { ...fixture.node, domain, timeoutMs: 3_000 }));
+    expect(refused).to.have.property('kind', 'timeout');
+    expect(refused.message).to.contain('call Export again').and.not.to.contain(volume.key);
+    // QEMU's monitor answers: nothing in it waits for Ceph.
+    await fixture.host.virsh('qemu-monitor-command', domain, '--hmp', 'info status');
+    expect(await fixture.secrets()).to.deep.equal([]);
+  });
+
+  it('says that the secret stays when libvirt does not attach in time', async () => {
+    const pid = await guestProcess(domain);
+    process.kill(pid, 'SIGSTOP');
+    try {
+      const late = await failure(attach(volume.descriptor(), { ...fixture.node, domain, timeoutMs: 3_000 }));
+      expect(late).to.have.property('kind', 'timeout');
+      expect(late.message).to.contain(`secret of ${volume.exportId} stays`);
+      expect(await fixture.secrets()).to.have.lengthOf(1);
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+    const again = await attach(volume.descriptor(), { ...fixture.node, domain });
+    expect(again.secretUuid).to.be.a('string');
+    await guest.waitForDisk(volume.volumeId);
   });
 
   it('refuses a disk that is attached through another export', async () => {

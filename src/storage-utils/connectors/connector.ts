@@ -32,13 +32,21 @@ export interface Connected {
 }
 
 /**
- * The node's side of a backend, in three verbs. Each may be called again after any end; `connect` leaves nothing of its
+ * The node's side of a backend. Each may be called again after any end; `connect` leaves nothing of its
  * own making when it fails. They run under the export's lock.
  */
 export interface Connector {
   /** Name in a descriptor's `connector`. */
   readonly name: string;
   connect(context: ConnectorContext, request: ConnectRequest): Promise<Connected>;
+  /**
+   * Opens the volume once as the domain will, and closes it: a guest stands still while QEMU opens a disk, so what would
+   * make it wait is found before it is asked to. Makes nothing on the node.
+   * @param timeoutMs how long opening may take, in milliseconds.
+   * @returns why it could not be tried, a sentence; undefined when it opened.
+   * @throws {StorageUtilsError} when it does not open.
+   */
+  probe(context: ConnectorContext, payload: DescriptorPayload, timeoutMs: number): Promise<string | undefined>;
   /** @returns whether there was anything to disconnect. */
   disconnect(context: ConnectorContext, payload: DescriptorPayload): Promise<boolean>;
   /** Makes the node see the volume's new size, before QEMU is told. */

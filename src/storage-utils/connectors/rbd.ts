@@ -11,6 +11,8 @@ import {
 } from '../../descriptor/index.js';
 import { cleanUpAfter, StorageUtilsError } from '../errors.js';
 import { readKeyring } from '../host/keyring.js';
+import { probeImage } from '../host/qemu.js';
+import { emulatorPath } from '../libvirt/host.js';
 import { defineSecret, undefineSecret } from '../libvirt/secrets.js';
 import { rbdDiskXml, type SourceHost } from '../libvirt/xml.js';
 import type { Connected, Connector, ConnectorContext, ConnectRequest } from './connector.js';
@@ -56,6 +58,21 @@ export const rbdConnector: Connector = {
         }
       });
     }
+  },
+
+  async probe(context: ConnectorContext, payload: DescriptorPayload, timeoutMs: number): Promise<string | undefined> {
+    const pool = parse(rbdPoolSchema, payload.pool, 'pool');
+    const access = parse(rbdAccessSchema, payload.access, 'access');
+    const key = await keyOf(access, context.keyringDirectory);
+    const image = {
+      cephPool: pool.ceph_pool,
+      image: payload.image.name,
+      monitors: pool.monitors.map(hostOf),
+      user: access.user,
+      key: key.toString('base64'),
+    };
+    key.fill(0);
+    return probeImage(await emulatorPath(context.libvirt), image, timeoutMs);
   },
 
   async disconnect(context: ConnectorContext, payload: DescriptorPayload): Promise<boolean> {

@@ -6,6 +6,7 @@ export const VIR_ERR = {
   noSupport: 3,
   noConnect: 5,
   operationFailed: 9,
+  xmlError: 27,
   systemError: 38,
   rpc: 39,
   noDomain: 42,
