@@ -113,7 +113,7 @@ start() {
     </dev/null >>"$directory/log/start.log" 2>&1 9>&- &
   local child=$! limit=$((SECONDS + 30))
   until answers; do
-    kill -0 "$child" 2>/dev/null || fail "libvirtd ended: see $directory/log"
+    kill -0 "$child" 2>/dev/null || fail "libvirtd ended: $(tail -n 3 "$directory/log/start.log"); more may stand in $directory/log"
     ((SECONDS < limit)) || fail "libvirtd does not answer: see $directory/log"
     sleep 0.1
   done

@@ -77,7 +77,7 @@ export function secondsSince(began: number): string {
 
 /** What is said of a failure: a sentence, and the end of each log. */
 export async function describeFailure(error: unknown): Promise<string> {
-  const lines = [sentenceOf(error)];
+  const lines = [error instanceof StepError ? error.message : sentenceOf(error)];
   for (const log of error instanceof StepError ? error.logs : []) {
     const text = await readFile(log, 'utf8').catch(() => '');
     if (text === '') continue;
