@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { DescriptorPayload } from '../descriptor/index.js';
 import { type ConnectResult, checkId, checkTarget, connectLocked, diskOptionsOf, resultOf } from './connect.js';
-import type { Connected } from './connectors/connector.js';
+import { type Connected, isShareable } from './connectors/connector.js';
 import { connectorFor } from './connectors/registry.js';
 import { cleanUpAfter, messageOf, StorageUtilsError } from './errors.js';
 import { withLock } from './host/locks.js';
@@ -10,6 +10,7 @@ import { Domain, type Part } from './libvirt/domain.js';
 import { isLibvirtError, VIR_ERR } from './libvirt/errors.js';
 import { undefineSecret } from './libvirt/secrets.js';
 import { type DiskOptions, type DomainDisk, detachXml, guestSerial, nextTarget } from './libvirt/xml.js';
+import { refuseSecondUse } from './second-use.js';
 import { type NodeOptions, type NodeSettings, openOwn, settingsOf, withExport } from './settings.js';
 
 /** Options of {@link attach}; without `target` the next free name of the bus is taken. */
@@ -70,7 +71,7 @@ const LONGEST_PROBE_MS = 15_000;
 
 /**
  * {@link connect}, and attaches the disk to a running domain, once the volume has opened in a QEMU beside it. Attached
- * already: the same answer. On failure the secret is undefined again if this call defined it, but not when libvirt did not
+ * already: the same answer. Refused while another domain of this node has the volume. On failure the secret is undefined again if this call defined it, but not when libvirt did not
  * answer in time: the disk may still be attached. Throws as `connect`.
  */
 export async function attach(descriptor: Uint8Array | string, options: AttachOptions): Promise<AttachResult> {
@@ -103,6 +104,9 @@ export async function attach(descriptor: Uint8Array | string, options: AttachOpt
         const missing = parts.filter(
           (part) => !(part === 'live' ? live : config).some((each) => each.serial === payload.volume_id),
         );
+        if (missing.length > 0) {
+          await refuseSecondUse(connection, payload, { domain, shareable: isShareable(payload, disk) });
+        }
         const warnings = missing.includes('live') ? await probe(connection, payload, settings) : [];
         const connected = await connectLocked(connection, payload, settings, target, bus, disk);
         try {

@@ -143,13 +143,32 @@ describe('storage-utils: disk XML', () => {
         protocol: 'rbd',
         sourceName: `volumes/${VOLUME}`,
         secretUuid: disk.source.secretUuid,
+        shareable: false,
       },
-      { target: 'sda', bus: 'sata' },
+      { target: 'sda', bus: 'sata', shareable: false },
     ]);
+    expect(parseDomainDisks(wrapped(rbdDiskXml({ ...disk, shareable: true }, {})))[0]?.shareable).to.equal(true);
     expect(parseDomainDisks(wrapped())).to.deep.equal([]);
     expect(
       parseDomainDisks('<domain><name>a</name><devices><emulator>/usr/bin/kvm</emulator></devices></domain>'),
     ).to.deep.equal([]);
+  });
+
+  it('reads the disks of a domain of any kind: long descriptions full of entities, sources that are not networks', () => {
+    const others = `
+      <description>${'&quot;a&quot; &amp; &lt;b&gt; '.repeat(3_000)}</description>
+      <devices>
+        <disk type='nvme' device='disk'><source type='pci' managed='yes' namespace='1'><address domain='0x0000' bus='0x01' slot='0x00' function='0x0'/></source><target dev='vda' bus='virtio'/></disk>
+        <disk type='volume' device='disk'><source pool='a' volume='b'/><target dev='vdb' bus='virtio'/><serial/></disk>
+        <disk type='file' device='floppy'><target dev='fda' bus='fdc'/></disk>
+        <disk type='network' device='disk'><source protocol='nbd' tls='no'><host transport='unix' socket='/s'/></source><target dev='vdc'/></disk>
+      </devices>`;
+    expect(parseDomainDisks(`<domain><name>a</name>${others}</domain>`).map((each) => each.target)).to.deep.equal([
+      'vda',
+      'vdb',
+      'fda',
+      'vdc',
+    ]);
   });
 
   it('chooses the next free device name', () => {

@@ -1,6 +1,6 @@
 import type { DescriptorPayload } from '../../descriptor/index.js';
 import type { Connection } from '../libvirt/connection.js';
-import type { Bus, DiskOptions } from '../libvirt/xml.js';
+import type { Bus, DiskOptions, DomainDisk } from '../libvirt/xml.js';
 
 /** Where a connector finds things on this node. */
 export interface ConnectorContext {
@@ -47,8 +47,17 @@ export interface Connector {
    * @throws {StorageUtilsError} when it does not open.
    */
   probe(context: ConnectorContext, payload: DescriptorPayload, timeoutMs: number): Promise<string | undefined>;
+  /** Whether a disk of some domain is this volume by its source, whoever put it there and under whatever serial number. */
+  isSourceOf(disk: DomainDisk, payload: DescriptorPayload): boolean;
+  /** UUID of the libvirt secret that this export's disk names, where there is one. */
+  secretUuid(payload: DescriptorPayload): string | undefined;
   /** @returns whether there was anything to disconnect. */
   disconnect(context: ConnectorContext, payload: DescriptorPayload): Promise<boolean>;
   /** Makes the node see the volume's new size, before QEMU is told. */
   extend(context: ConnectorContext, payload: DescriptorPayload, sizeBytes: number): Promise<void>;
+}
+
+/** Whether other domains may have the disk at the same time: as the caller says, else as the volume was made. */
+export function isShareable(payload: DescriptorPayload, options: DiskOptions): boolean {
+  return options.shareable ?? payload.multi_attach === true;
 }

@@ -14,8 +14,14 @@ import { readKeyring } from '../host/keyring.js';
 import { probeImage } from '../host/qemu.js';
 import { emulatorPath } from '../libvirt/host.js';
 import { defineSecret, undefineSecret } from '../libvirt/secrets.js';
-import { rbdDiskXml, type SourceHost } from '../libvirt/xml.js';
-import type { Connected, Connector, ConnectorContext, ConnectRequest } from './connector.js';
+import { type DomainDisk, rbdDiskXml, type SourceHost } from '../libvirt/xml.js';
+import {
+  type Connected,
+  type Connector,
+  type ConnectorContext,
+  type ConnectRequest,
+  isShareable,
+} from './connector.js';
 
 /** See the file's head. */
 export const rbdConnector: Connector = {
@@ -32,7 +38,7 @@ export const rbdConnector: Connector = {
       const diskXml = rbdDiskXml(
         {
           source: {
-            name: `${pool.ceph_pool}/${payload.image.name}`,
+            name: sourceName(pool, payload),
             hosts: pool.monitors.map(hostOf),
             user: access.user,
             secretUuid,
@@ -40,7 +46,7 @@ export const rbdConnector: Connector = {
           serial: payload.volume_id,
           target,
           readOnly: payload.read_only || options.readOnly === true,
-          shareable: options.shareable ?? payload.multi_attach === true,
+          shareable: isShareable(payload, options),
         },
         { ...options, bus },
       );
@@ -75,6 +81,15 @@ export const rbdConnector: Connector = {
     return probeImage(await emulatorPath(context.libvirt), image, timeoutMs);
   },
 
+  isSourceOf(disk: DomainDisk, payload: DescriptorPayload): boolean {
+    const pool = parse(rbdPoolSchema, payload.pool, 'pool');
+    return disk.protocol === 'rbd' && disk.sourceName === sourceName(pool, payload);
+  },
+
+  secretUuid(payload: DescriptorPayload): string {
+    return exportSecretUuid(parse(rbdPoolSchema, payload.pool, 'pool'), payload.export_id);
+  },
+
   async disconnect(context: ConnectorContext, payload: DescriptorPayload): Promise<boolean> {
     const pool = parse(rbdPoolSchema, payload.pool, 'pool');
     return undefineSecret(context.libvirt, exportSecretUuid(pool, payload.export_id));
@@ -92,6 +107,10 @@ export function exportSecretUuid(pool: RbdPool, exportId: string): string {
   bytes[6] = ((bytes[6] ?? 0) & 0x0f) | 0x50;
   bytes[8] = ((bytes[8] ?? 0) & 0x3f) | 0x80;
   return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+}
+
+function sourceName(pool: RbdPool, payload: DescriptorPayload): string {
+  return `${pool.ceph_pool}/${payload.image.name}`;
 }
 
 async function keyOf(access: RbdAccess, keyringDirectory: string): Promise<Buffer> {

@@ -1,7 +1,7 @@
 import { StorageUtilsError } from '../errors.js';
 import type { Connection } from './connection.js';
 import { isLibvirtError, VIR_ERR } from './errors.js';
-import { libvirt, type Pointer } from './native.js';
+import { libvirt, type Pointer, takePointers } from './native.js';
 import { type DomainDisk, parseDomainDisks } from './xml.js';
 
 const VIR_DOMAIN_AFFECT_LIVE = 1;
@@ -14,7 +14,7 @@ export type Part = 'live' | 'config';
 
 /** A domain of libvirt's, for as long as its connection lives. */
 export class Domain {
-  /** As the caller named it. */
+  /** As the caller named it; in {@link forEach} its name. */
   readonly name: string;
   readonly #connection: Connection;
   readonly #pointer: Pointer;
@@ -62,6 +62,36 @@ export class Domain {
     }
   }
 
+  /**
+   * Visits every domain of this connection, running or not (`virConnectListAllDomains`), one after the other. One that is
+   * gone by the time it is looked at is passed over.
+   */
+  static async forEach(connection: Connection, visit: (domain: Domain) => Promise<void>): Promise<void> {
+    const functions = libvirt();
+    const out: [Pointer | null] = [null];
+    const count = await connection.call('libvirt does not list its domains', functions.connectListAllDomains, [
+      connection.pointer,
+      out,
+      0,
+    ]);
+    const pointers = takePointers(out[0], Number(count));
+    try {
+      for (const pointer of pointers) {
+        try {
+          await visit(new Domain(String(functions.domainGetName(pointer)), connection, pointer));
+        } catch (error) {
+          if (!isLibvirtError(error, VIR_ERR.noDomain)) {
+            throw error;
+          }
+        }
+      }
+    } finally {
+      for (const pointer of pointers) {
+        connection.free(functions.domainFree, pointer);
+      }
+    }
+  }
+
   /** Its UUID, whatever the caller named it by (`virDomainGetUUIDString`). */
   uuid(): string {
     const text = Buffer.alloc(37);
@@ -82,7 +112,12 @@ export class Domain {
   /** The disks of one part (`virDomainGetXMLDesc`); the secure parts of the XML are not asked for. */
   async disks(part: Part): Promise<DomainDisk[]> {
     const flags = part === 'config' ? VIR_DOMAIN_XML_INACTIVE : 0;
-    return parseDomainDisks(String(await this.#call('does not show its XML', libvirt().domainGetXMLDesc, [flags])));
+    const xml = String(await this.#call('does not show its XML', libvirt().domainGetXMLDesc, [flags]));
+    try {
+      return parseDomainDisks(xml);
+    } catch (error) {
+      throw new StorageUtilsError('failed', `the XML of the domain "${this.name}" is not understood`, { cause: error });
+    }
   }
 
   /** Attaches a disk (`virDomainAttachDeviceFlags`). */

@@ -172,6 +172,8 @@ export interface DomainDisk {
   /** `name` of a network source. */
   readonly sourceName?: string;
   readonly secretUuid?: string;
+  /** Whether its XML lets other domains have it at the same time. */
+  readonly shareable: boolean;
 }
 
 /** Reads the disks out of a domain's XML. */
@@ -184,6 +186,7 @@ export function parseDomainDisks(domainXml: string): DomainDisk[] {
     ...(disk.source?.['@protocol'] === undefined ? {} : { protocol: disk.source['@protocol'] }),
     ...(disk.source?.['@name'] === undefined ? {} : { sourceName: disk.source['@name'] }),
     ...(disk.source?.auth?.secret['@uuid'] === undefined ? {} : { secretUuid: disk.source.auth.secret['@uuid'] }),
+    shareable: disk.shareable !== undefined,
   }));
 }
 
@@ -227,6 +230,7 @@ const domainSchema = z.object({
             z.object({
               target: z.object({ '@dev': z.string(), '@bus': z.string().optional() }),
               serial: z.string().optional(),
+              shareable: z.unknown().optional(),
               source: optionalElement(
                 z.object({
                   '@protocol': z.string().optional(),
@@ -255,7 +259,7 @@ function attributes(values: Readonly<Record<string, string>>): Record<string, st
 }
 
 /** A `<disk>` element that names an attached disk well enough to detach it: libvirt finds it by bus and target. */
-export function detachXml(disk: DomainDisk): string {
+export function detachXml(disk: Omit<DomainDisk, 'shareable'>): string {
   // The source is there for the parser alone, which refuses a disk without one.
   const source =
     disk.protocol === undefined
