@@ -45,6 +45,10 @@ install_debian_packages() {
     before=$(mktemp)
     trap 'rm -f "$before"; if [[ -n $kept ]]; then if [[ $kept == none ]]; then rm -f "$policy"; else mv "$kept" "$policy"; fi; fi' EXIT
     trap 'exit 130' INT TERM
+    mark='# of the set-up of Moorage; may be removed'
+    if grep -qsxF "$mark" "$policy"; then # left by a set-up that was killed
+      if [[ -e $policy.before-moorage ]]; then mv "$policy.before-moorage" "$policy"; else rm -f "$policy"; fi
+    fi
     answer=0
     if [[ -e $policy ]]; then "$policy" libvirtd start >/dev/null 2>&1 || answer=$?; fi
     if [[ $answer != 101 ]]; then
@@ -54,13 +58,14 @@ install_debian_packages() {
       else
         kept=none
       fi
-      printf '#!/bin/sh\nexit 101\n' >"$policy"
+      printf '#!/bin/sh\n%s\nexit 101\n' "$mark" >"$policy"
       chmod 755 "$policy"
     fi
     installed_packages >"$before"
     export DEBIAN_FRONTEND=noninteractive
     log=$(mktemp)
-    if ! { apt-get update -q && apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 "${missing[@]}"; } >"$log" 2>&1; then
+    # A package source that does not answer may be one of somebody else's: whether it was needed is for the installation to say.
+    if ! { apt-get update -q; apt-get install -y -q --no-install-recommends -o DPkg::Lock::Timeout=300 "${missing[@]}"; } >"$log" 2>&1; then
       tail -n 30 "$log" >&2
       rm -f "$log"
       fail "apt-get did not install the packages; what it said is above"
@@ -98,7 +103,11 @@ install_npm_packages() {
   # One package compiles: with Node's own headers, where they are, nothing more has to be downloaded.
   headers=$(dirname "$(dirname "$(readlink -f "$(command -v node)")")")
   if [[ -f $headers/include/node/node_version.h ]]; then export npm_config_nodedir="$headers"; fi
-  npm ci --no-audit --no-fund --loglevel=error || fail "npm ci failed; what it said is above"
+  # Whatever npm or NODE_ENV are set to on this machine: the tools are development dependencies, koffi's library an optional one.
+  npm ci --include=dev --include=optional --no-audit --no-fund --no-update-notifier --loglevel=error ||
+    fail "npm ci failed; what it said is above"
+  node -e 'new (require("better-sqlite3"))(":memory:"); require("koffi")' ||
+    fail "a compiled npm package cannot be loaded; if npm is set to ignore-scripts, it was not built"
   printf '%s' "$wanted" >"$stamp"
 }
 
