@@ -44,6 +44,7 @@ export class AgentClient {
   /** Of this start; empty until it has answered Hello. */
   agentId = '';
   readonly #client: Client;
+  #closed = false;
 
   /** @param target as "unix:/run/moorage/agent.sock" */
   constructor(target: string) {
@@ -112,29 +113,37 @@ export class AgentClient {
     });
   }
 
-  /** Ends what runs on it (its outcome is then unknown). Again: does nothing. */
+  /** Ends what runs on it (its outcome is then unknown), and what waits to begin. Again: does nothing. */
   close(): void {
+    this.#closed = true;
     this.#client.close();
   }
 
   async #connected(deadline: Date, signal: AbortSignal | undefined): Promise<void> {
-    if (signal?.aborted) throw notBegun('The step was called off before it was sent.', 'CANCELLED', signal.reason);
-    let state: connectivityState;
-    try {
-      state = this.#client.getChannel().getConnectivityState(true);
-    } catch (cause) {
-      throw notBegun('The agent has been stopped.', 'AGENT_NOT_READY', cause);
-    }
-    if (state === connectivityState.READY) return;
-    await new Promise<void>((resolve, reject) => {
-      this.#client.waitForReady(deadline, (error?: Error) => {
-        signal?.removeEventListener('abort', cancel);
-        if (error === undefined) resolve();
-        else reject(notBegun('The agent does not take connections.', 'AGENT_NOT_READY', error));
-      });
-      const cancel = () => reject(notBegun('The step was called off before it was sent.', 'CANCELLED', signal?.reason));
+    const channel = this.#client.getChannel();
+    let cancel = (): void => {};
+    // Not waitForReady: a wait that is under way when the client is closed brings its channel back to life and goes on until
+    // the deadline, although the agent has a successor by then.
+    const ready = new Promise<void>((resolve, reject) => {
+      cancel = () => reject(notBegun('The step was called off before it was sent.', 'CANCELLED', signal?.reason));
+      const look = (error?: Error): void => {
+        if (this.#closed) reject(notBegun('The agent has been stopped.', 'AGENT_NOT_READY'));
+        else if (signal?.aborted) cancel();
+        else if (error !== undefined)
+          reject(notBegun('The agent does not take connections.', 'AGENT_NOT_READY', error));
+        else {
+          const state = channel.getConnectivityState(true);
+          if (state === connectivityState.READY) resolve();
+          else channel.watchConnectivityState(state, deadline, look);
+        }
+      };
       signal?.addEventListener('abort', cancel, { once: true });
+      look();
     });
-    if (signal?.aborted) throw notBegun('The step was called off before it was sent.', 'CANCELLED', signal.reason);
+    try {
+      await ready;
+    } finally {
+      signal?.removeEventListener('abort', cancel);
+    }
   }
 }

@@ -44,7 +44,7 @@ export const pool: Pool = {
   updateTime: 0,
 };
 
-export function step(timeoutMilliseconds = 5_000, signal?: AbortSignal): StepContext {
+export function step(timeoutMilliseconds = 60_000, signal?: AbortSignal): StepContext {
   return { operationId: 'op-1', name: 'test', timeoutMilliseconds, ...(signal === undefined ? {} : { signal }) };
 }
 
@@ -77,6 +77,8 @@ export interface FakeAgent {
   readonly calls: { readonly method: string; readonly request: Record<string, unknown> }[];
   /** Ends as if it had crashed. */
   crash(): void;
+  /** The first part of a crash: its socket is dead, and nobody has heard of its end yet. */
+  hangUp(): void;
 }
 
 export interface Fixture {
@@ -120,8 +122,11 @@ export function fakeBackends(
         agentId: `${role}-${agents.filter((each) => each.role === role).length + 1}`,
         role,
         calls: [],
-        crash() {
+        hangUp() {
           server.forceShutdown();
+        },
+        crash() {
+          agent.hangUp();
           ended('signal SIGKILL');
         },
       };
@@ -208,9 +213,10 @@ export function fakeBackends(
       firstBackoffMilliseconds: 5,
       lastBackoffMilliseconds: 40,
       helloIntervalMilliseconds: 20,
-      helloTimeoutMilliseconds: 100,
+      // Long enough for a process that stands still for a while on a busy machine.
+      helloTimeoutMilliseconds: 1_000,
       helloMisses: 2,
-      startMilliseconds: 2_000,
+      startMilliseconds: 30_000,
       livedMilliseconds: 200,
       ...options.settings,
     },
@@ -234,7 +240,7 @@ export function fakeBackends(
 
 /** Waits until a condition holds. */
 export async function until(what: string, holds: () => boolean): Promise<void> {
-  const end = performance.now() + 10_000;
+  const end = performance.now() + 90_000;
   while (!holds()) {
     if (performance.now() > end) throw new Error(`waited in vain until ${what}`);
     await delay(5);

@@ -143,9 +143,30 @@ describe('backends: steps through the backend protocol', () => {
     expect(agentOf('data-2')?.calls.some((call) => call.method === 'GetUsage')).to.equal(true);
   });
 
+  it('a step that finds the socket of its agent dead is taken by the successor, as soon as that is there', async function () {
+    this.timeout(60_000);
+    await begin(() => undefined as never);
+    const { data } = fixture.backends.port;
+    await data.getUsage(pool, image, step());
+    const agentOf = (id: string) => fixture.agents.find((agent) => agent.agentId === id);
+    agentOf('data-1')?.hangUp();
+    // A step on the old connection is of unknown outcome; the next finds no connection. It may take longer than this test.
+    for (let taken = false; !taken; ) {
+      taken = await data.getUsage(pool, image, step(90_000)).then(
+        () => true,
+        (error: BackendError) => {
+          expect(error.failure).to.equal('unknown');
+          return false;
+        },
+      );
+    }
+    expect(agentOf('data-2')?.calls.some((call) => call.method === 'GetUsage')).to.equal(true);
+  });
+
   it('a step that is not answered in time is unknown; one that is called off too', async () => {
     await begin((method) => (method === 'GetUsage' ? 'silent' : (undefined as never)));
     const { data } = fixture.backends.port;
+    await until('the agent is there', () => fixture.story.includes('admitted data-1'));
     expect(await failureOf(data.getUsage(pool, image, step(300)))).to.include({
       failure: 'unknown',
       code: 'DEADLINE_EXCEEDED',
