@@ -1,10 +1,8 @@
-import { randomBytes } from 'node:crypto';
 import type { System } from '../../test/helpers/system.js';
 import { type Bench, cloneVolume, createVolume } from './measures.js';
+import { fresh, SIZE_BYTES } from './names.js';
 import { populate } from './populate.js';
 import { alternate, type Figure, figure, inParallel, timed } from './statistics.js';
-
-const fresh = (): string => `ref-${randomBytes(8).toString('hex')}`;
 
 /** clones-200x16/librbd: 200 volumes from one snapshot, 16 at a time. */
 export async function measureClones({ system, reference, snapshotId }: Bench): Promise<readonly Figure[]> {
@@ -24,7 +22,7 @@ export async function measureSnapshots({ system, reference }: Bench): Promise<re
   for (let made = 0; made < 32; made += 1) {
     mine.push(await createVolume(system));
     const name = fresh();
-    await reference.run({ task: 'create', name, sizeBytes: 10 * 1024 ** 3 });
+    await reference.run({ task: 'create', name, sizeBytes: SIZE_BYTES });
     theirs.push(name);
   }
   const times = await alternate(

@@ -13,6 +13,7 @@ import {
   measureFromSnapshot,
   measureSnapshot,
 } from './measures.js';
+import { measureProcessorTime, type ProcessorTime } from './processor.js';
 import { Reference } from './reference.js';
 import type { Figure } from './statistics.js';
 
@@ -38,6 +39,17 @@ const limits: Readonly<Record<string, string>> = {
 
 function narrate(text: string): void {
   process.stderr.write(`bench: ${text}\n`);
+}
+
+function printProcessorTime(times: readonly ProcessorTime[]): void {
+  const parts = ['client', 'controller', 'agent', 'reference', 'storage'] as const;
+  process.stdout.write('\nprocessor time of one volume, by process (ms; storage: all daemons of Ceph):\n');
+  process.stdout.write(`  ${''.padEnd(26)}${parts.map((part) => part.padStart(11)).join('')}${'all'.padStart(11)}\n`);
+  for (const { name, milliseconds } of times) {
+    const all = parts.reduce((sum, part) => sum + milliseconds[part], 0);
+    const cells = [...parts.map((part) => milliseconds[part]), all].map((each) => each.toFixed(2).padStart(11));
+    process.stdout.write(`  ${name.padEnd(26)}${cells.join('')}\n`);
+  }
 }
 
 function printTable(figures: readonly Figure[], breakdown: Breakdown): void {
@@ -119,7 +131,9 @@ async function main(): Promise<void> {
     const create = figures.find((each) => each.name === 'create/librbd');
     narrate('where our own share goes');
     const breakdown = await breakDown(bench, (create?.ours_ms ?? 0) - (create?.reference_ms ?? 0));
+    const processorTimes = await measureProcessorTime(bench);
     printTable(figures, breakdown);
+    printProcessorTime(processorTimes);
     await writeFile(join(developmentDirectory, 'bench.json'), `${JSON.stringify(figures, undefined, 2)}\n`);
   } finally {
     reference?.stop();

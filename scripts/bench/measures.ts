@@ -1,8 +1,8 @@
-import { randomBytes } from 'node:crypto';
 import { Client, credentials } from '@grpc/grpc-js';
 import nacl from 'tweetnacl';
 import { execute } from '../../test/helpers/exec.js';
 import type { System } from '../../test/helpers/system.js';
+import { fresh, SIZE_BYTES } from './names.js';
 import type { Reference } from './reference.js';
 import { alternate, type Figure, figure, timed } from './statistics.js';
 
@@ -10,8 +10,6 @@ import { alternate, type Figure, figure, timed } from './statistics.js';
  * One function a figure of the issue's list: our full path (a call of the API up to its answer) beside the bare reference, on
  * the same cluster, in turn.
  */
-
-const SIZE_BYTES = 10 * 1024 ** 3;
 
 /** What the measures work with. */
 export interface Bench {
@@ -21,8 +19,6 @@ export interface Bench {
   readonly volumeId: string;
   readonly snapshotId: string;
 }
-
-const fresh = (): string => `ref-${randomBytes(8).toString('hex')}`;
 
 /** Makes a volume; its id. */
 export async function createVolume(system: System, sizeBytes = SIZE_BYTES): Promise<string> {

@@ -33,6 +33,12 @@ export class Reference {
     return reference;
   }
 
+  /** Its process id. */
+  get pid(): number {
+    if (this.#child.pid === undefined) throw new Error('The reference does not run.');
+    return this.#child.pid;
+  }
+
   /** Does a task; the time that its calls took there, in milliseconds. */
   run(task: ReferenceTask): Promise<number> {
     this.#child.send(task);

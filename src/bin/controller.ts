@@ -1,6 +1,5 @@
 import { mkdir } from 'node:fs/promises';
 import { hostname } from 'node:os';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { type Backends, createBackends, defaultAgentSettings } from '../backends/index.js';
 import type { Configuration } from '../config/index.js';
 import { type Core, type CoreSettings, createCore, defaultCoreSettings } from '../core/index.js';
@@ -33,9 +32,25 @@ import { openSqliteStore } from '../store/sqlite/index.js';
 export const systemClock: Clock = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
-  sleep: (milliseconds, signal) =>
-    sleep(milliseconds, undefined, { ref: false, ...(signal && { signal }) }).catch(() => undefined),
+  sleep,
 };
+
+/** By hand, because each abort of the standard library's makes an error with a stack, on the way of every call that waits. */
+function sleep(milliseconds: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal?.aborted === true) {
+      resolve();
+      return;
+    }
+    const end = (): void => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', end);
+      resolve();
+    };
+    const timer = setTimeout(end, milliseconds).unref();
+    signal?.addEventListener('abort', end, { once: true });
+  });
+}
 
 /** A controller that serves. */
 export interface Controller {

@@ -8,6 +8,7 @@ import { MoorageError } from '../../src/core/errors.js';
 import { type Core, type CoreSettings, createCore, defaultCoreSettings } from '../../src/core/index.js';
 import { listAll } from '../../src/core/journal/agents.js';
 import { indexes, keys } from '../../src/core/journal/documents.js';
+import { lockKeys } from '../../src/core/journal/locks.js';
 import type { Operation } from '../../src/core/model/operation.js';
 import type { Debris, Export, PointInTime, Snapshot, Volume } from '../../src/core/model/resources.js';
 import type { Clock } from '../../src/core/ports/clock.js';
@@ -248,7 +249,7 @@ export class CoreWorld {
     await waitFor(
       'no operation to run',
       async () => (await listAll(this.store, indexes.operationsRunning)).length === 0,
-      { intervalMilliseconds: 2, timeoutMilliseconds: 20_000 },
+      { intervalMilliseconds: 2 },
     );
   }
 
@@ -274,7 +275,7 @@ export class CoreWorld {
     for (const resource of [...volumes, ...snapshots]) {
       expect(resource.operationId, `${resource.id} operation`).to.equal(undefined);
       expect(resource.state).to.be.oneOf(['available', 'completed', 'deleted', 'purging']);
-      expect(await store.get(keys.lock(resource.id)), `lock of ${resource.id}`).to.equal(undefined);
+      for (const key of lockKeys(resource.id)) expect(await store.get(key), key).to.equal(undefined);
       const image = fake.images.get(resource.image?.backendId ?? '');
       if (resource.state === 'purging' && image === undefined) continue;
       if (image === undefined) throw new Error(`${resource.id} has no image`);
@@ -339,7 +340,7 @@ export function volumeRequest(request: Partial<CreateVolume> = {}): CreateVolume
 }
 
 /** A caller whose answer is wanted within so many milliseconds. */
-export function callerOf(name: string, role: Role, milliseconds = 20_000): Caller {
+export function callerOf(name: string, role: Role, milliseconds = 90_000): Caller {
   return { name, role, deadline: performance.now() + milliseconds, requestId: 'test' };
 }
 

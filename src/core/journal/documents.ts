@@ -28,7 +28,7 @@ export const keys = {
   pool: (id: string) => `pool/${id}`,
   place: (cluster: string, cephPool: string) => `place/${encodeURIComponent(cluster)}/${cephPool}`,
   operation: (id: string) => `op/${id}`,
-  lock: (resourceId: string) => `lock/${resourceId}`,
+  lock: (resourceId: string, part = 0) => (part === 0 ? `lock/${resourceId}` : `lock/${resourceId}/${part}`),
   token: (principal: string, method: string, token: string) =>
     `token/${encodeURIComponent(principal)}/${method}/${token}`,
   point: (id: string) => `point/${id}`,
@@ -202,8 +202,7 @@ export function putOperation(operation: Operation, expect: Expectation): Write {
 }
 
 /** Puts or removes a lock record. */
-export function putLock(resourceId: string, record: LockRecord, expect: Expectation): Write {
-  const key = keys.lock(resourceId);
+export function putLock(key: string, record: LockRecord, expect: Expectation): Write {
   return record.holders.length === 0 ? { kind: 'delete', key, expect } : put(key, expect, record, []);
 }
 

@@ -7,37 +7,60 @@ import { keys, putLock } from './documents.js';
 /*
  * Locks stand in the store beside the operation that holds them: they come with its begin and go with its finish, so a crash
  * never leaves one behind. They are never waited for: a conflict is told to the caller, with the operation in the way.
+ *
+ * The lock of a snapshot is in several parts, because hundreds of volumes may be made from one at the same time, and each
+ * begin and each finish that wrote the same document would make all others read and try again. Who shares the lock writes
+ * one part, which its operation's id chooses; who wants it alone writes every part. So the two meet in a document whichever
+ * comes first, and those that share hardly ever do.
  */
+
+/** Parts of a snapshot's lock; the first has the key that a lock of one part has. */
+const SNAPSHOT_PARTS = 8;
+
+/** The keys of a resource's lock: all are absent when nobody holds it. */
+export function lockKeys(resourceId: string): readonly string[] {
+  const parts = resourceId.startsWith('snap-') ? SNAPSHOT_PARTS : 1;
+  return Array.from({ length: parts }, (_, part) => keys.lock(resourceId, part));
+}
 
 /**
  * The writes that take an operation's locks.
  * @throws MoorageError ABORTED with the other operation's id, age and phase
  */
 export async function takeLocks(store: Store, clock: Clock, operation: Operation): Promise<readonly Write[]> {
-  const documents = await store.getMany<LockRecord>(operation.locks.map((lock) => keys.lock(lock.resourceId)));
+  const wanted = operation.locks.flatMap((lock) => keysToWrite(lock, operation.id).map((key) => ({ lock, key })));
+  const documents = await store.getMany<LockRecord>(wanted.map(({ key }) => key));
   const writes: Write[] = [];
-  for (const [position, lock] of operation.locks.entries()) {
+  for (const [position, { lock, key }] of wanted.entries()) {
     const document = documents[position];
     const holders = document?.value.holders ?? [];
     const other = holders.find((holder) => holder.mode === 'exclusive' || lock.mode === 'exclusive');
     if (other !== undefined) throw await conflictError(store, clock, lock, other.operationId);
     const record: LockRecord = { holders: [...holders, { operationId: operation.id, mode: lock.mode }] };
-    writes.push(putLock(lock.resourceId, record, document?.rev ?? 'absent'));
+    writes.push(putLock(key, record, document?.rev ?? 'absent'));
   }
   return writes;
 }
 
 /** The writes that release an operation's locks. */
 export async function releaseLocks(store: Store, operation: Operation): Promise<readonly Write[]> {
-  const documents = await store.getMany<LockRecord>(operation.locks.map((lock) => keys.lock(lock.resourceId)));
+  const wanted = operation.locks.flatMap((lock) => keysToWrite(lock, operation.id));
+  const documents = await store.getMany<LockRecord>(wanted);
   const writes: Write[] = [];
-  for (const [position, lock] of operation.locks.entries()) {
-    const document = documents[position];
+  for (const document of documents) {
     if (document === undefined) continue;
     const holders = document.value.holders.filter((holder) => holder.operationId !== operation.id);
-    writes.push(putLock(lock.resourceId, { holders }, document.rev));
+    writes.push(putLock(document.key, { holders }, document.rev));
   }
   return writes;
+}
+
+function keysToWrite(lock: Lock, operationId: string): readonly string[] {
+  const all = lockKeys(lock.resourceId);
+  if (lock.mode === 'exclusive') return all;
+  // Ids end in random hexadecimal digits.
+  const part = Number.parseInt(operationId.slice(-4), 16) % all.length;
+  return all.slice(part, part + 1);
 }
 
 async function conflictError(store: Store, clock: Clock, lock: Lock, operationId: string): Promise<MoorageError> {

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import type { AgentRecord, ControllerRecord } from '../model/operation.js';
 import type { Clock } from '../ports/clock.js';
 import type { CoreEvents } from '../ports/metrics.js';
@@ -40,6 +41,8 @@ export class Membership {
     this.events = options.events;
     this.settings = options.settings;
     this.onLost = options.onLost;
+    // Every operation that waits for something listens to it.
+    setMaxListeners(0, this.stopping.signal);
     this.record = { inc: this.inc, state: 'live', agents: [], description: options.settings.description };
   }
 

@@ -9,6 +9,7 @@ import {
   putVolume,
   sortableTime,
 } from '../journal/documents.js';
+import { lockKeys } from '../journal/locks.js';
 import type { ImageParent } from '../model/image.js';
 import type { LockRecord } from '../model/operation.js';
 import type { Debris, PointInTime, Pool, Snapshot, Tombstone, Volume } from '../model/resources.js';
@@ -145,7 +146,7 @@ export class Reaper {
     const outcome = await this.core.store.commit([
       put(value, document.rev),
       // An operation that begins meanwhile writes the lock or the document: one of the two commits loses.
-      { kind: 'check', key: keys.lock(resource.id), expect: 'absent' },
+      ...lockKeys(resource.id).map((key) => ({ kind: 'check' as const, key, expect: 'absent' as const })),
       this.core.liveCheck(),
     ]);
     if (outcome.ok) return { key: document.key, rev: outcome.rev, value };
@@ -154,8 +155,8 @@ export class Reaper {
   }
 
   private async isNeeded(id: string): Promise<boolean> {
-    const lock = await this.core.store.get<LockRecord>(keys.lock(id));
-    if (lock !== undefined) return true;
+    const locks = await this.core.store.getMany<LockRecord>(lockKeys(id));
+    if (locks.some((lock) => lock !== undefined)) return true;
     for (const index of [indexes.childrenOf(id), indexes.pinsOf(id)]) {
       const page = await this.core.store.list(index, { limit: 1 });
       if (page.documents.length > 0) return true;

@@ -81,10 +81,11 @@ export function observe(observer: CallObserver): ServerInterceptor {
       },
       sendStatus(result, next) {
         const code = result.code ?? status.UNKNOWN;
-        end(status[code] ?? String(code), code === status.OK ? '' : (result.details ?? ''));
         const metadata = result.metadata ?? new Trailers();
         if (context !== undefined) metadata.set(REQUEST_ID_KEY, context.requestId);
         next({ ...result, metadata });
+        // After the answer: the caller does not wait for the log.
+        end(status[code] ?? String(code), code === status.OK ? '' : (result.details ?? ''));
       },
     });
   };
