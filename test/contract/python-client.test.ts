@@ -8,7 +8,7 @@ import { execute } from '../helpers/exec.js';
 const python = '/usr/bin/python3';
 
 describe('contract: a client in Python', function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   const descriptors = join(developmentDirectory, 'moorage-v1.binpb');
   let cluster: Cluster;
   let controller: TestController | undefined;

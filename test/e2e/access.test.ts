@@ -57,7 +57,7 @@ class KeyHolder {
 }
 
 describe('with the key of an export', function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   let system: System;
   let node: TestNode;
   const holders: KeyHolder[] = [];

@@ -8,7 +8,7 @@ import { type System, startSystem } from '../helpers/system.js';
 const MEBIBYTE = 2 ** 20;
 
 describe('a pool with keyring access', function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   const user = 'e2e-keyring-node';
   let system: System;
   let node: HypervisorNode;

@@ -22,7 +22,7 @@ interface Point {
 }
 
 describe('a volume that a guest writes to all the time', function () {
-  this.timeout(180_000);
+  this.timeout(300_000);
   endAtFirstFailure();
   let system: System;
   let node: HypervisorNode;

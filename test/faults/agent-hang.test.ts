@@ -9,7 +9,7 @@ import { waitFor } from '../helpers/wait.js';
 const SIZE_BYTES = 16 * 2 ** 20;
 
 describe('while the agent hangs, because its OSD is stopped', function () {
-  this.timeout(240_000);
+  this.timeout(600_000);
   let cluster: Cluster;
   let system: System;
   let node: TestNode;
@@ -46,7 +46,7 @@ describe('while the agent hangs, because its OSD is stopped', function () {
   it('CreateVolume answers in time: the volume is creating, and its operation runs', async () => {
     const answers = await Promise.all(
       [1, 2, 3].map(() =>
-        system.client.createVolume({ poolId: 'main', sizeBytes: SIZE_BYTES }, { deadlineMilliseconds: 2000 }),
+        system.client.createVolume({ poolId: 'main', sizeBytes: SIZE_BYTES }, { deadlineMilliseconds: 5000 }),
       ),
     );
     hanging = answers.map((answer) => ({ volumeId: answer.volume?.id ?? '', operationId: answer.operationId }));
@@ -77,7 +77,7 @@ describe('while the agent hangs, because its OSD is stopped', function () {
 
   it('other changes answer in time too, and a change of what is under way says which operation is in the way', async () => {
     const [first] = hanging;
-    const short = { deadlineMilliseconds: 1500 };
+    const short = { deadlineMilliseconds: 5000 };
     const { snapshot, operationId } = await system.client.createSnapshot({ volumeId }, short);
     expect(snapshot?.state).to.equal('SNAPSHOT_STATE_PENDING');
     hanging.push({ volumeId: '', operationId });
@@ -91,7 +91,7 @@ describe('while the agent hangs, because its OSD is stopped', function () {
   it('everything goes on when the OSD does, and nothing is orphaned', async () => {
     await cluster.resumeOsd(0);
     for (const { operationId } of hanging) {
-      const ended = await waitForOperation(system.client, operationId, { timeoutMilliseconds: 90_000 });
+      const ended = await waitForOperation(system.client, operationId, { timeoutMilliseconds: 240_000 });
       expect(ended.state, ended.statusMessage).to.equal('OPERATION_STATE_SUCCEEDED');
     }
     await waitFor(
@@ -102,7 +102,7 @@ describe('while the agent hangs, because its OSD is stopped', function () {
         expect(inventory.volumes.map((volume) => volume.state)).to.deep.equal(Array(4).fill('VOLUME_STATE_AVAILABLE'));
         return true;
       },
-      { timeoutMilliseconds: 60_000, intervalMilliseconds: 500 },
+      { timeoutMilliseconds: 120_000, intervalMilliseconds: 500 },
     );
     await system.client.unexport({ exportId: exported.exportId });
   });

@@ -151,7 +151,7 @@ class RunningGuest implements Guest {
     await rm(this.#file('log'), { force: true });
     await this.#host.virshWithXml(xml, 'create', '/dev/stdin');
     try {
-      await this.waitForConsole(/MOORAGE-GUEST-READY/, 60_000);
+      await this.waitForConsole(/MOORAGE-GUEST-READY/, 180_000);
       await this.#connect();
       // The first answer proves that nothing of what was sent before is lost.
       await this.command('list-disks');
@@ -210,7 +210,7 @@ class RunningGuest implements Guest {
     }
   }
 
-  async waitForConsole(pattern: RegExp, timeoutMilliseconds = 30_000): Promise<void> {
+  async waitForConsole(pattern: RegExp, timeoutMilliseconds = 90_000): Promise<void> {
     await waitFor(
       `guest ${this.name} prints ${String(pattern)}`,
       async () => (pattern.test(await this.console()) ? true : undefined),

@@ -19,6 +19,14 @@ export interface WriterTask {
   readonly idle: boolean;
 }
 
+/** Those that run. */
+const running = new Set<RecordWriter>();
+
+/** For an `afterEach`: ends what a failed test has left, frozen ones too. */
+export async function killWriters(): Promise<void> {
+  await Promise.all([...running].map((writer) => writer.kill()));
+}
+
 /** A node's client of librbd in a process of its own, that writes numbered records with the export's own key. */
 export class RecordWriter {
   readonly process: ChildProcess;
@@ -41,7 +49,9 @@ export class RecordWriter {
     const { stdout } = this.process;
     if (stdout === null) throw new Error('no standard output');
     createInterface({ input: stdout }).on('line', (line) => this.#read(line));
+    running.add(this);
     this.process.once('exit', (code, signal) => {
+      running.delete(this);
       if (code !== 0 && signal !== 'SIGKILL') this.failure ??= `the process ended: ${signal ?? code}`;
     });
   }

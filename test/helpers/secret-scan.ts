@@ -101,6 +101,11 @@ export class SecretScan {
       this.#watched.push({ path: join(node.host.directory, logs), every: true });
   }
 
+  /** Looks at every process that began in the last second, now. */
+  async lookNow(): Promise<void> {
+    await this.#ask([]);
+  }
+
   /** A text that must hold no secret. */
   look(place: string, text: string): void {
     this.#texts.push({ place, text });

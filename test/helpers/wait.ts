@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 
 export interface WaitOptions {
-  /** Default 30,000. */
+  /** Default 90,000: a limit is there to end what hangs, and is far from what a busy machine takes. */
   readonly timeoutMilliseconds?: number;
   /** Pause between two looks; default 50. */
   readonly intervalMilliseconds?: number;
@@ -27,7 +27,7 @@ export async function waitFor<Value>(
   predicate: () => Value | false | undefined | null | Promise<Value | false | undefined | null>,
   options: WaitOptions = {},
 ): Promise<Value> {
-  const limit = options.timeoutMilliseconds ?? 30_000;
+  const limit = options.timeoutMilliseconds ?? 90_000;
   const end = performance.now() + limit;
   for (;;) {
     let lastError: unknown;

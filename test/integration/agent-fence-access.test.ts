@@ -20,7 +20,7 @@ async function errnoOf(promise: Promise<unknown>): Promise<string> {
 }
 
 describe('role fence: access to one image', function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   let fixture: FenceFixture;
   let other: Image__Output;
   let chain: Awaited<ReturnType<typeof cloneChain>>;

@@ -25,7 +25,7 @@ const image = {
 const alive = (processId: number): boolean => existsSync(`/proc/${processId}`);
 
 describe('backends: agents as processes', function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   let cluster: Cluster;
   let directory: string;
   let backends: Backends;
@@ -52,7 +52,7 @@ describe('backends: agents as processes', function () {
         runDirectory: join(directory, 'run'),
         stateDirectory: join(directory, 'state'),
         helloIntervalMilliseconds: 200,
-        helloTimeoutMilliseconds: 1_000,
+        helloTimeoutMilliseconds: 3_000,
         osdTimeoutSeconds: 10,
       },
       observer: { agentEvent: (event) => events.push(event), agentLine: () => {}, callEnded: () => {} },
@@ -71,10 +71,10 @@ describe('backends: agents as processes', function () {
 
   it('starts both, and tells what it knows of the pool', async () => {
     const { data, fence } = backends.port;
-    expect(await data.probePool(pool, step(30_000))).to.include({ health: 'ready' });
+    expect(await data.probePool(pool, step())).to.include({ health: 'ready' });
     expect((await data.connectorFacts(pool)).connector).to.equal('rbd');
     const exportId = 'exp-0123456789abcdef0';
-    const access = await fence.grantAccess(pool, { exportId, image, ancestors: [], readOnly: false }, step(30_000));
+    const access = await fence.grantAccess(pool, { exportId, image, ancestors: [], readOnly: false }, step());
     expect(JSON.parse(Buffer.from(access).toString())).to.include({ mode: 'managed', user: `moorage-${exportId}` });
     expect(await fence.listAccess(pool, step())).to.deep.equal([exportId]);
     await fence.revokeAccess(pool, exportId, step());
@@ -92,21 +92,21 @@ describe('backends: agents as processes', function () {
     const before = processId('data');
     process.kill(before, 'SIGKILL');
     await waitFor('its successor', () => processId('data') !== before && processId('data') !== 0);
-    expect(await backends.port.data.getUsage(pool, image, step(30_000))).to.deep.equal([]);
+    expect(await backends.port.data.getUsage(pool, image, step())).to.deep.equal([]);
     expect(alive(before)).to.equal(false);
   });
 
   it('an agent that is frozen is killed and followed by another; the other role serves meanwhile', async () => {
     const before = processId('fence');
     process.kill(before, 'SIGSTOP');
-    expect(await backends.port.data.getUsage(pool, image, step(30_000))).to.deep.equal([]);
+    expect(await backends.port.data.getUsage(pool, image, step())).to.deep.equal([]);
     await waitFor('its successor', () => processId('fence') !== before && processId('fence') !== 0);
-    expect(await backends.port.fence.listAccess(pool, step(30_000))).to.deep.equal([]);
+    expect(await backends.port.fence.listAccess(pool, step())).to.deep.equal([]);
     expect(alive(before)).to.equal(false);
   });
 
   it('a Ceph that hangs kills no agent: steps come to an unknown end, facts stay', async () => {
-    await backends.port.data.probePool(pool, step(30_000));
+    await backends.port.data.probePool(pool, step());
     const before = [processId('data'), processId('fence')];
     const died = events.filter((event) => event.kind === 'died').length;
     await cluster.pauseOsd(0);
@@ -121,7 +121,7 @@ describe('backends: agents as processes', function () {
     } finally {
       await cluster.resumeOsd(0);
     }
-    expect(await backends.port.data.getUsage(pool, image, step(30_000))).to.deep.equal([]);
+    expect(await backends.port.data.getUsage(pool, image, step())).to.deep.equal([]);
     expect([processId('data'), processId('fence')]).to.deep.equal(before);
     expect(events.filter((event) => event.kind === 'died')).to.have.length(died);
   });
@@ -132,7 +132,7 @@ describe('backends: agents as processes', function () {
     expect(before.map(alive)).to.deep.equal([false, false]);
     expect(await readdir(join(directory, 'run'))).to.deep.equal([]);
     await backends.start('00000000-0000-4000-8000-000000000002');
-    expect(await backends.port.data.getUsage(pool, image, step(30_000))).to.deep.equal([]);
+    expect(await backends.port.data.getUsage(pool, image, step())).to.deep.equal([]);
   });
 
   it('agents die with the controller that started them', async () => {
@@ -156,7 +156,7 @@ describe('backends: agents as processes', function () {
     }
     // Its locks are free, and what its agents left in the run directory is swept.
     await backends.start('00000000-0000-4000-8000-000000000003');
-    expect(await backends.port.data.getUsage(pool, image, step(30_000))).to.deep.equal([]);
+    expect(await backends.port.data.getUsage(pool, image, step())).to.deep.equal([]);
     expect(await readdir(join(directory, 'run'))).to.have.length(2);
   });
 });

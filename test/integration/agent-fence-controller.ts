@@ -25,7 +25,7 @@ const backends = createBackends({
   lifecycle: () => ({ admit: async () => {}, died: async () => {} }),
 });
 await backends.start('00000000-0000-4000-8000-000000000009');
-await backends.port.data.probePool(pool, step(30_000));
-await backends.port.fence.listAccess(pool, step(30_000));
+await backends.port.data.probePool(pool, step());
+await backends.port.fence.listAccess(pool, step());
 process.stdout.write(`${JSON.stringify([...backends.processIds().values()])}\n`);
 setInterval(() => {}, 60_000);

@@ -11,7 +11,7 @@ import { failure } from './agent-rbd-harness.js';
 const DAY = 86_400;
 
 describe('role fence: cutting clients off', function () {
-  this.timeout(180_000);
+  this.timeout(300_000);
   let fixture: FenceFixture;
   // A cluster of its own, removed with all that is made on it: one of its OSDs is frozen.
   before(async () => {

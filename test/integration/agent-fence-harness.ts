@@ -99,7 +99,7 @@ export async function fenceFixture(options: { name?: string; osds?: number } = {
         configurationFile: cluster.configurationFile,
         user: access.user,
         key: access.key,
-        overrides: { ...timeoutOverrides(10), ...overrides },
+        overrides: { ...timeoutOverrides(60), ...overrides },
       });
       connections.push(connection);
       return connection;

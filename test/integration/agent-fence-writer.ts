@@ -23,7 +23,8 @@ const cluster = await Cluster.connect({
   configurationFile: task.configurationFile,
   user: task.user,
   key: task.key,
-  overrides: { ...timeoutOverrides(30), rbd_cache: 'false' },
+  // As QEMU has it: after a long freeze its requests are refused, and have not run out of time meanwhile.
+  overrides: { ...timeoutOverrides(300), rbd_cache: 'false' },
 });
 const pool = await cluster.openPool(task.pool);
 const image = await RbdImage.open(pool, { name: task.image });

@@ -11,7 +11,7 @@ const SIZE = 16 * 1024 * 1024;
 const KILLS = 12;
 
 describe('RBD agent that is killed inside a call', function () {
-  this.timeout(300_000);
+  this.timeout(600_000);
   let cluster: Cluster;
   let admin: Connection;
   let survivor: TestAgent;

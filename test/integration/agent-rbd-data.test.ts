@@ -18,7 +18,7 @@ const MIB = 1024 * 1024;
 const SIZE = 64 * MIB;
 
 describe('RBD agent, role data', function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   let cluster: Cluster;
   let agent: TestAgent;
   let admin: Connection;

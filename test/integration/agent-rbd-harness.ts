@@ -209,7 +209,7 @@ export function connectAdmin(cluster: Cluster): Promise<Connection> {
     configurationFile: cluster.configurationFile,
     user: 'admin',
     keyringFile: cluster.adminKeyring,
-    overrides: timeoutOverrides(30),
+    overrides: timeoutOverrides(60),
   });
 }
 

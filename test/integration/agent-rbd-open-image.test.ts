@@ -57,7 +57,7 @@ class Guest {
 }
 
 describe('RBD agent on an image that a guest writes to', function () {
-  this.timeout(180_000);
+  this.timeout(300_000);
   let cluster: Cluster;
   let admin: Connection;
   let agent: TestAgent;

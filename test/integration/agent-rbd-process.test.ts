@@ -7,7 +7,7 @@ import { waitFor } from '../helpers/wait.js';
 import { failure, TestAgent } from './agent-rbd-harness.js';
 
 describe('RBD agent as a process', function () {
-  this.timeout(60_000);
+  this.timeout(300_000);
   let cluster: Cluster;
   const agents: TestAgent[] = [];
 
@@ -54,7 +54,7 @@ describe('RBD agent as a process', function () {
   it('dies as soon as the other end of its standard input is closed', async () => {
     const agent = await start().ready();
     agent.process.stdin?.destroy();
-    await waitFor('it is dead', () => agent.ended, { timeoutMilliseconds: 5000 });
+    await waitFor('it is dead', () => agent.ended);
     expect(agent.process.signalCode).to.equal('SIGKILL');
   });
 

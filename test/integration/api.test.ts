@@ -28,7 +28,7 @@ async function failure(promise: Promise<unknown>): Promise<MoorageCallError> {
 }
 
 describe('the API of a real controller', function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   let cluster: Cluster;
   let controller: TestController;
   let admin: MoorageClient;

@@ -33,12 +33,12 @@ async function whole(system: System): Promise<void> {
       if (problems.length > 0) throw new Error(problems.join('\n'));
       return true;
     },
-    { timeoutMilliseconds: 60_000, intervalMilliseconds: 500 },
+    { timeoutMilliseconds: 120_000, intervalMilliseconds: 500 },
   );
 }
 
 describe('bad days', function () {
-  this.timeout(300_000);
+  this.timeout(600_000);
   const systems: System[] = [];
   const start = async (...options: Parameters<typeof startSystem>): Promise<System> => {
     const system = await startSystem(...options);
@@ -64,18 +64,18 @@ describe('bad days', function () {
       expect(pool?.health).not.to.equal('POOL_HEALTH_READY');
       const clientToken = randomUUID();
       const request = { clientToken, poolId: 'main', sizeBytes: MEBIBYTE };
-      const creating = await client.createVolume(request, { deadlineMilliseconds: 2000 });
+      const creating = await client.createVolume(request, { deadlineMilliseconds: 5000 });
       expect(creating.volume?.state).to.equal('VOLUME_STATE_CREATING');
       const other = await refusal(
         client.createPool(
           { poolId: 'two', settings: 'rbd', rbd: { cluster: 'main', cephPool: 'moorage' } },
-          { deadlineMilliseconds: 2000 },
+          { deadlineMilliseconds: 5000 },
         ),
       );
       expect(other.code).to.equal('UNAVAILABLE');
       expect(other.message).to.include('main');
       await startCluster({ name: 'bad-days' });
-      const ended = await waitForOperation(client, creating.operationId, { timeoutMilliseconds: 90_000 });
+      const ended = await waitForOperation(client, creating.operationId, { timeoutMilliseconds: 240_000 });
       expect(ended.state).to.equal('OPERATION_STATE_SUCCEEDED');
       expect((await client.createVolume(request)).volume?.id).to.equal(creating.volume?.id);
       await waitFor('the pool is ready', async () => {
@@ -101,7 +101,7 @@ describe('bad days', function () {
       const { stdout } = await cluster.ceph('osd', 'pool', 'ls', 'detail');
       return stdout.split('\n').some((line) => line.includes(`'${system.cephPool}'`) && line.includes('full_quota'));
     };
-    await waitFor('the pool is full', flagged, { timeoutMilliseconds: 60_000, intervalMilliseconds: 500 });
+    await waitFor('the pool is full', flagged, { timeoutMilliseconds: 120_000, intervalMilliseconds: 500 });
     const full = await waitFor('a volume is refused', async () => {
       const answer = await client
         .createVolume({ poolId: 'main', sizeBytes: MEBIBYTE })
@@ -120,7 +120,7 @@ describe('bad days', function () {
       return volumes.every((volume) => volume.id !== made[1]);
     });
     await cluster.ceph('osd', 'pool', 'set-quota', system.cephPool, 'max_objects', '0');
-    await waitFor('there is room', async () => !(await flagged()), { timeoutMilliseconds: 60_000 });
+    await waitFor('there is room', async () => !(await flagged()), { timeoutMilliseconds: 120_000 });
     await client.createSnapshot({ volumeId: made[0] ?? '' });
     await whole(system);
   });
@@ -200,7 +200,7 @@ describe('bad days', function () {
     const system = await start({ name: 'restarts', undeleteWindowSeconds: 1 });
     const { client } = system;
     await TestNode.register(system, 'nc-a');
-    const patience = { deadlineMilliseconds: 120_000 };
+    const patience = { deadlineMilliseconds: 300_000 };
     let ended = false;
     let calls = 0;
     const once = async <Answer>(call: Promise<Answer>): Promise<Answer> => {
@@ -268,7 +268,7 @@ describe('bad days', function () {
         expect(over.map((volume) => volume.id)).to.deep.equal([]);
         return true;
       },
-      { timeoutMilliseconds: 90_000, intervalMilliseconds: 500 },
+      { timeoutMilliseconds: 240_000, intervalMilliseconds: 500 },
     );
     const { operations } = await client.listOperations({ states: ['OPERATION_STATE_RUNNING'] });
     expect(operations).to.deep.equal([]);

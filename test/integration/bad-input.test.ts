@@ -9,7 +9,7 @@ import { waitFor } from '../helpers/wait.js';
 const MEBIBYTE = 2 ** 20;
 
 describe('bad input', function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   let system: System;
   let node: TestNode;
   let volumeId = '';
@@ -73,7 +73,7 @@ describe('bad input', function () {
     expect(await everything()).to.deep.equal(before);
   };
 
-  const once: CallOptions = { deadlineMilliseconds: 30_000 };
+  const once: CallOptions = { deadlineMilliseconds: 60_000 };
 
   it('sizes', () => {
     const create = (sizeBytes: string | number) => () =>

@@ -7,7 +7,7 @@ describe('the development cluster', () => {
   let cluster: Cluster;
 
   before(async function () {
-    this.timeout(120_000);
+    this.timeout(300_000);
     cluster = await startCluster();
   });
 

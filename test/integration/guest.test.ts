@@ -27,7 +27,7 @@ describe('the test guest on a libvirt host of its own', () => {
   }
 
   before(async function () {
-    this.timeout(180_000);
+    this.timeout(300_000);
     cluster = await startCluster();
     host = await startLibvirtHost('test-guest');
     const secretFile = join(host.directory, 'secret');
@@ -45,7 +45,7 @@ describe('the test guest on a libvirt host of its own', () => {
   });
 
   after(async function () {
-    this.timeout(60_000);
+    this.timeout(300_000);
     await guest?.destroy();
     await host?.remove();
     for (const suffix of ['a', 'b', 'c']) await cluster?.rbd('rm', '--no-progress', `moorage/${image}-${suffix}`);

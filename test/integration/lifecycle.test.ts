@@ -3,7 +3,7 @@ import { expect } from 'chai';
 import { RbdImage } from '../../src/agents/rbd/librbd/image.js';
 import { connect, MoorageCallError, pages } from '../../src/client/index.js';
 import { auditPool } from '../helpers/pool-audit.js';
-import { RecordWriter } from '../helpers/record-writer.js';
+import { killWriters, RecordWriter } from '../helpers/record-writer.js';
 import { lastRecord } from '../helpers/records.js';
 import { type System, startSystem } from '../helpers/system.js';
 import { type Exported, openAsAdministrator, TestNode } from '../helpers/test-node.js';
@@ -23,7 +23,7 @@ async function refusal(call: Promise<unknown>): Promise<MoorageCallError> {
 }
 
 describe('the life of volumes, snapshots and exports', function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   let system: System;
   let nodeA: TestNode;
   let nodeB: TestNode;
@@ -33,6 +33,7 @@ describe('the life of volumes, snapshots and exports', function () {
     nodeA = await TestNode.register(system, 'nc-a');
     nodeB = await TestNode.register(system, 'nc-b');
   });
+  afterEach(killWriters);
   after(() => system?.remove());
 
   const create = async (sizeBytes = 16 * MEBIBYTE): Promise<string> => {

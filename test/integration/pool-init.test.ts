@@ -9,7 +9,7 @@ import { type Cluster, startCluster } from '../helpers/cluster.js';
 import { unique } from './agent-fence-harness.js';
 
 describe('initialisation of a pool', function () {
-  this.timeout(120_000);
+  this.timeout(300_000);
   let cluster: Cluster;
   let directory: string;
   let settings: PoolInitialisation;
@@ -66,7 +66,7 @@ describe('initialisation of a pool', function () {
       configurationFile: settings.configurationFile,
       user: settings.dataUser,
       keyringFile: settings.dataKeyringFile,
-      overrides: timeoutOverrides(10),
+      overrides: timeoutOverrides(60),
     });
     try {
       await data.withPool(pools[0], (pool) => createImage(pool, `vol-${unique()}`, 2n ** 20n));

@@ -231,7 +231,7 @@ class Run {
         if (audit.problems.length > 0) throw new Error(audit.problems.join('\n'));
         return audit;
       },
-      { timeoutMilliseconds: 30_000, intervalMilliseconds: 200 },
+      { timeoutMilliseconds: 120_000, intervalMilliseconds: 200 },
     );
   }
 
@@ -287,7 +287,7 @@ class Run {
 }
 
 describe('the reaper beside random steps', function () {
-  this.timeout(400_000);
+  this.timeout(600_000);
   const systems: System[] = [];
   const connections: Connection[] = [];
   const seed = Number(process.env.MOORAGE_TEST_SEED ?? randomInt(2 ** 31));

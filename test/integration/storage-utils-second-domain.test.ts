@@ -8,7 +8,7 @@ const MIB = 2 ** 20;
 const DOMAINS = ['web1', 'web2'] as const;
 
 describe('storage-utils with two domains on one node', function () {
-  this.timeout(180_000);
+  this.timeout(300_000);
   let fixture: Fixture;
   let guests: Guest[] = [];
   let volume: ExportedVolume;

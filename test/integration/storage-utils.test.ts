@@ -41,7 +41,7 @@ async function guestProcess(domain: string): Promise<number> {
 }
 
 describe('storage-utils on a libvirt host and a running guest', function () {
-  this.timeout(180_000);
+  this.timeout(300_000);
   let fixture: Fixture;
   let guest: Guest;
   let volume: ExportedVolume;

@@ -139,14 +139,15 @@ describe('the moorage command', () => {
     it('ends with 7 when its time is up, and with the code of an operation that failed', async () => {
       const creating = async () =>
         changed({ ...sampleVolume, state: 'creating', operationId: operation.id }, operation.id);
-      const argv = ['volume', 'create', '--size', '1GiB', '--pool', 'ssd', '--timeout', '50ms'];
-      const late = await run({ 'volumes.create': creating, 'operations.wait': async () => operation }, ...argv);
+      const argv = ['volume', 'create', '--size', '1GiB', '--pool', 'ssd', '--timeout'];
+      const late = await run({ 'volumes.create': creating, 'operations.wait': async () => operation }, ...argv, '1s');
       expect(late).to.deep.include({ code: 7, stdout: '' });
       expect(late.stderr).to.contain(`moorage operation wait ${operation.id}`);
       const failure = { code: 'RESOURCE_EXHAUSTED', message: 'The pool is full.', reason: 'ENOSPC', metadata: {} };
       const failed = await run(
         { 'volumes.create': creating, 'operations.wait': async () => ({ ...operation, state: 'failed', failure }) },
         ...argv,
+        '60s',
       );
       expect(failed).to.deep.include({ code: 5, stdout: '', stderr: 'moorage: The pool is full.\n' });
     });
@@ -259,7 +260,7 @@ describe('the moorage command', () => {
           }),
           'operations.wait': async () => ({ ...operation, kind: 'export.create' }),
         },
-        ...['export', sampleVolume.id, '--node', 'nc-a', '--timeout', '50ms'],
+        ...['export', sampleVolume.id, '--node', 'nc-a', '--timeout', '1s'],
       );
       expect({ code, stdout }).to.deep.equal({ code: 7, stdout: '' });
       expect(stderr).to.contain(operation.id);
@@ -316,7 +317,7 @@ describe('the moorage command', () => {
       '--endpoint',
       'unix:/nonexistent/moorage.sock',
       '--timeout',
-      '300ms',
+      '1s',
     );
     expect(nobody).to.deep.include({ code: 5, stdout: '' });
     expect(nobody.stderr).to.contain('cannot be reached');

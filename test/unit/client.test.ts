@@ -116,7 +116,7 @@ describe('the client library', () => {
       },
       'volumes.list': () => new Promise(() => undefined),
     });
-    const unavailable = await failure(client.getVolume({}, { deadlineMilliseconds: 300 }));
+    const unavailable = await failure(client.getVolume({}, { deadlineMilliseconds: 2000 }));
     expect(unavailable.code).to.equal('UNAVAILABLE');
     const late = await failure(client.listVolumes({}, { deadlineMilliseconds: 200 }));
     expect(late.code).to.equal('DEADLINE_EXCEEDED');
@@ -168,7 +168,7 @@ describe('the client library', () => {
     });
     const heard: string[] = [];
     const ended = await waitForOperation(client, 'op-1', {
-      timeoutMilliseconds: 10_000,
+      timeoutMilliseconds: 60_000,
       onProgress: ({ phase }) => heard.push(phase),
     });
     expect(ended.state).to.equal('OPERATION_STATE_SUCCEEDED');

@@ -328,7 +328,7 @@ describe('core: random steps with faults, deaths and restarts', () => {
   const steps = Number(process.env.MOORAGE_STEPS ?? 400);
 
   it(`${steps} steps, seed ${seed}`, async function () {
-    this.timeout(300_000);
+    this.timeout(600_000);
     const world = await CoreWorld.make();
     try {
       const walk = new Walk(world, randomOf(seed));

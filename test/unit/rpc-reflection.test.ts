@@ -42,7 +42,7 @@ describe('server reflection', () => {
         `/grpc.reflection.${version}.ServerReflection/ServerReflectionInfo`,
         (value: object) => Buffer.from(requestType.encode(requestType.fromObject(value)).finish()),
         (bytes: Buffer) => responseType.decode(bytes) as unknown as Response,
-        { deadline: Date.now() + 5000 },
+        { deadline: Date.now() + 60_000 },
       );
       call.on('data', resolve);
       call.on('error', reject);

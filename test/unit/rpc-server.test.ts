@@ -22,7 +22,7 @@ function call(
   client: InstanceType<typeof clients.storageController>,
   path: string,
   request: object | Buffer,
-  options: CallOptions = { deadline: Date.now() + 5000 },
+  options: CallOptions = { deadline: Date.now() + 60_000 },
   metadata = new Metadata(),
 ): Promise<Answer> {
   const method = Object.values(definitions)
@@ -100,7 +100,7 @@ describe('the API server', () => {
       });
       const metadata = new Metadata();
       metadata.set('x-request-id', 'my-request.1');
-      const deadline = Date.now() + 5000;
+      const deadline = Date.now() + 20_000;
       const { response, requestId } = await call(
         client,
         `${storage}/GetVolume`,
@@ -120,7 +120,7 @@ describe('the API server', () => {
       });
       const caller = seen[0]?.caller;
       expect(caller).to.include({ name: 'local', role: 'admin', requestId: 'my-request.1' });
-      expect((caller?.deadline ?? 0) - performance.now()).to.be.within(1, 5000);
+      expect((caller?.deadline ?? 0) - performance.now()).to.be.within(1, 20_000);
       expect(running.ended).to.have.length(1);
       expect(running.ended[0]).to.include({ code: 'OK', principal: 'local', method: `${storage}/GetVolume` });
     });
@@ -148,7 +148,7 @@ describe('the API server', () => {
             resolve();
             return new Promise(() => undefined);
           },
-        }).then(({ client }) => call(client, `${storage}/GetVolume`, {}, { deadline: Date.now() + 300 }));
+        }).then(({ client }) => call(client, `${storage}/GetVolume`, {}, { deadline: Date.now() + 2000 }));
       });
       await began;
       await new Promise<void>((resolve) => waiting?.addEventListener('abort', () => resolve()));
@@ -430,7 +430,7 @@ describe('the API server', () => {
     });
     const slow = call(client, `${storage}/GetVolume`, {});
     while (seen.length < 1) await new Promise((resolve) => setImmediate(resolve));
-    const stopped = served.server.stop(5000);
+    const stopped = served.server.stop(60_000);
     const late = await call(connectTo(served.server.addresses[0] ?? ''), `${storage}/GetVolume`, {});
     expect(late.error?.code).to.equal(status.UNAVAILABLE);
     release();

@@ -70,7 +70,7 @@ describe('storage-utils: the command, without libvirt', () => {
   }
 
   beforeEach(async function () {
-    this.timeout(30_000);
+    this.timeout(300_000);
     directory = await mkdtemp(join(tmpdir(), 'moorage-command-'));
     keyFile = join(directory, 'keys', 'node.json');
     const made = await run(['init', '--controller-key', formatControllerPublicKey(controllerKey.publicKey)]);
@@ -81,7 +81,7 @@ describe('storage-utils: the command, without libvirt', () => {
   afterEach(() => rm(directory, { recursive: true, force: true }));
 
   it('init keeps the key that is there, and trust adds a controller', async function () {
-    this.timeout(30_000);
+    this.timeout(300_000);
     const before = await readFile(keyFile, 'utf8');
     const again = await run(['init', '--json']);
     expect(JSON.parse(again.stdout)).to.have.property('made', false);
@@ -93,7 +93,7 @@ describe('storage-utils: the command, without libvirt', () => {
   });
 
   it('inspect shows a descriptor, expired or not, from a file and from stdin, without its secrets', async function () {
-    this.timeout(30_000);
+    this.timeout(300_000);
     const path = join(directory, 'descriptor');
     await writeFile(path, `${await descriptor({ expires_at: '2020-01-01T00:00:00Z' })}\n`);
     const shown = JSON.parse((await run(['inspect', '--json', '--descriptor', path])).stdout);
@@ -105,7 +105,7 @@ describe('storage-utils: the command, without libvirt', () => {
   });
 
   it('tells failures apart by its exit code, with a sentence on stderr and nothing on stdout', async function () {
-    this.timeout(60_000);
+    this.timeout(300_000);
     const good = await descriptor();
     const stranger = await descriptor({}, generateKeyPair().publicKey);
     const cases: [string, string[], string, number, RegExp][] = [
@@ -157,7 +157,7 @@ describe('storage-utils: the command, without libvirt', () => {
   });
 
   it('doctor says what to do and ends with 1', async function () {
-    this.timeout(30_000);
+    this.timeout(300_000);
     const { status, stdout } = await run(['doctor', '--json']);
     expect(status).to.equal(1);
     const { healthy, checks } = JSON.parse(stdout) as { healthy: boolean; checks: { name: string; result: string }[] };
@@ -167,7 +167,7 @@ describe('storage-utils: the command, without libvirt', () => {
   });
 
   it('every verb has help with an example and the exit codes', async function () {
-    this.timeout(60_000);
+    this.timeout(300_000);
     const verbs = ['init', 'trust', 'inspect', 'connect', 'disconnect', 'attach', 'detach', 'extend', 'doctor'];
     for (const result of await Promise.all(verbs.map((verb) => run([verb, '--help'])))) {
       expect(result.status).to.equal(0);

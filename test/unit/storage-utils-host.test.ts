@@ -135,7 +135,7 @@ describe('storage-utils: locks between processes', () => {
     let most = 0;
     await Promise.all(
       Array.from({ length: 10 }, () =>
-        withLock(directory, 'export', 'exp-a', 10_000, async () => {
+        withLock(directory, 'export', 'exp-a', 60_000, async () => {
           inside++;
           most = Math.max(most, inside);
           await new Promise((resolve) => setImmediate(resolve));
@@ -156,7 +156,7 @@ describe('storage-utils: locks between processes', () => {
   it('is free when its holder is killed', async () => {
     const child = await holder();
     child.kill('SIGKILL');
-    expect(await withLock(directory, 'export', 'exp-a', 10_000, async () => 'free')).to.equal('free');
+    expect(await withLock(directory, 'export', 'exp-a', 60_000, async () => 'free')).to.equal('free');
   });
 
   it('is free after the work failed', async () => {

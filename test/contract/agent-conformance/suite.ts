@@ -16,7 +16,7 @@ export interface Suite {
  */
 export function describeConformance(title: string, target: () => Promise<ConformanceTarget> | ConformanceTarget): void {
   describe(title, function () {
-    this.timeout(120_000);
+    this.timeout(300_000);
     let client: ConformanceClient | undefined;
     const suite: Suite = {
       get client() {
