@@ -40,6 +40,9 @@ while [[ $# -gt 0 ]]; do
 done
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# Ceph's configuration parser aborts at characters beyond ASCII and takes some others for its own.
+[[ -z $(LC_ALL=C tr -d 'A-Za-z0-9 ._/+@-' <<<"$root" | tr -d '\n') ]] ||
+  fail "Ceph's configuration cannot hold the path $root; use a folder with ASCII letters, digits, spaces and ._+@- only"
 development="$root/.dev"
 directory="$development/$name"
 configuration="$directory/ceph.conf"

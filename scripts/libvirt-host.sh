@@ -33,7 +33,13 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 hosts="$root/.dev/hosts"
 directory="$hosts/$name"
 socket="$directory/run/libvirt-sock"
-uri="qemu+unix:///system?socket=$socket"
+# The characters of a path that mean something else in the query of a URI.
+encoded=${socket//%/%25}
+encoded=${encoded// /%20}
+encoded=${encoded//+/%2B}
+encoded=${encoded//&/%26}
+encoded=${encoded//#/%23}
+uri="qemu+unix:///system?socket=$encoded"
 # Clients' unix sockets cannot have longer paths.
 ((${#socket} <= 107)) || fail "the path $socket is longer than the 107 bytes of a unix socket; use a shorter folder or name"
 unset CEPH_CONF CEPH_ARGS CEPH_KEYRING LIBVIRT_DEFAULT_URI

@@ -23,7 +23,7 @@ const exitCode = await endingWell(
     narration.say(`
 The controller serves. In another terminal:
 
-  export MOORAGE_ENDPOINT=${endpoint}
+  export MOORAGE_ENDPOINT='${endpoint}'
   export PATH="${commandDirectory}:$PATH"
 
   moorage volume create --size 10GiB --name db
@@ -31,7 +31,7 @@ The controller serves. In another terminal:
   storage-utils attach --descriptor descriptor --domain ${GUEST}
   moorage tree
 
-  pool       ${POOL_ID}, on the Ceph cluster .dev/${CLUSTER_NAME} (CEPH_CONF=${development.cluster.configurationFile})
+  pool       ${POOL_ID}, on the Ceph cluster .dev/${CLUSTER_NAME} (CEPH_CONF='${development.cluster.configurationFile}')
   node       ${NODE_ID}; the storage-utils on that PATH is the one of ${NODE_ID}
   libvirt    virsh -c '${host.uri}' list
   TLS        ${controller.tlsAddress}, for callers with a certificate
