@@ -32,14 +32,20 @@ export function spanOf(range: ListRange): Span {
     throw new RangeError(`the limit of a list must be a whole number above 0, not ${range.limit}`);
   }
   const prefix = range.prefix ?? '';
-  const start: Position = { sort: prefix, key: '' };
+  const first = later(prefix, range.from ?? '');
+  const start: Position = { sort: first, key: '' };
   const cursor = range.after === undefined ? start : decodeCursor(range.after);
   return {
-    // A cursor taken under another prefix may stand before this one.
-    behind: compareBytes(cursor.sort, prefix) < 0 ? start : cursor,
+    // A cursor taken under another prefix, or from another position, may stand before this one.
+    behind: compareBytes(cursor.sort, first) < 0 ? start : cursor,
     before: earlier(successorOfPrefix(prefix), range.before),
     limit: range.limit,
   };
+}
+
+/** The narrower of two lower bounds. */
+function later(one: string, other: string): string {
+  return compareBytes(one, other) < 0 ? other : one;
 }
 
 /** The narrower of two upper bounds; undefined bounds nothing. */

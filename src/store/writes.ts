@@ -1,4 +1,4 @@
-import type { Expectation, IndexEntry, Write } from '../core/ports/store.js';
+import { type Expectation, type IndexEntry, sortableRevision, type Write } from '../core/ports/store.js';
 
 /*
  * A commit's writes as a store carries them out: checked, and turned into text at once, so that what a caller changes after
@@ -13,7 +13,7 @@ export type PreparedWrite =
       readonly expect: Expectation;
       /** The document as JSON. */
       readonly value: string;
-      /** Its entries, each once. */
+      /** Its entries, each once; {@link positionOf} says where those stand that ask for the commit's revision. */
       readonly indexes: readonly IndexEntry[];
     }
   | { readonly kind: 'delete' | 'check'; readonly key: string; readonly expect: Expectation };
@@ -46,6 +46,11 @@ export function prepareWrites(writes: readonly Write[]): readonly PreparedWrite[
   });
 }
 
+/** Where an entry stands when the commit with this revision writes it. */
+export function positionOf({ sort }: IndexEntry, rev: number): string {
+  return typeof sort === 'string' ? sort : sortableRevision(rev);
+}
+
 /** Whether a document at `rev` (undefined: there is none) is what a write expects. */
 export function meetsExpectation(expect: Expectation, rev: number | undefined): boolean {
   if (expect === 'any') return true;
@@ -72,7 +77,7 @@ function distinctEntries(indexes: readonly IndexEntry[]): readonly IndexEntry[] 
   const distinct = new Map<string, IndexEntry>();
   for (const { index, sort } of indexes) {
     checkText('name of an index', index);
-    checkText('position in an index', sort);
+    if (typeof sort === 'string') checkText('position in an index', sort);
     distinct.set(JSON.stringify([index, sort]), { index, sort });
   }
   return [...distinct.values()];

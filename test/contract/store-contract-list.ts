@@ -1,5 +1,5 @@
 import { expect } from 'chai';
-import type { IndexEntry, ListRange } from '../../src/core/ports/store.js';
+import { COMMIT_REVISION, type IndexEntry, type ListRange, sortableRevision } from '../../src/core/ports/store.js';
 import type { StoreHarness, StoreUnderTest } from './store-contract.js';
 import { commit, keysOf, listAll, put, rejection, remove } from './store-helpers.js';
 
@@ -189,6 +189,86 @@ export function listContract(harness: StoreHarness): void {
       const first = await store.list('i', { limit: 1, before: 'a3' });
       expect(await keys({ before: 'a3', after: first.cursor ?? '' })).to.deep.equal(['ka2']);
       expect((await store.list('i', { limit: 2, before: 'a3' })).cursor).to.equal(undefined);
+    });
+
+    it('begins at a position, by itself and with a prefix, an end and a cursor', async () => {
+      const { store } = opened;
+      await commit(store, ...['a1', 'a2', 'a3', 'b1', '\u{10ffff}'].map((sort) => put(`k${sort}`, 1, at(sort))));
+      const keys = async (range: Partial<ListRange>) =>
+        (await store.list('i', { limit: 10, ...range })).documents.map(({ key }) => key);
+      expect(await keys({ from: 'a3' })).to.deep.equal(['ka3', 'kb1', 'k\u{10ffff}']);
+      expect(await keys({ from: '' })).to.have.length(5);
+      expect(await keys({ from: 'a20' })).to.deep.equal(['ka3', 'kb1', 'k\u{10ffff}']);
+      expect(await keys({ from: 'a2', prefix: 'a' })).to.deep.equal(['ka2', 'ka3']);
+      expect(await keys({ from: 'a', prefix: 'b' })).to.deep.equal(['kb1']);
+      expect(await keys({ from: 'c', prefix: 'a' })).to.deep.equal([]);
+      expect(await keys({ from: 'a2', before: 'b1' })).to.deep.equal(['ka2', 'ka3']);
+      expect(await keys({ from: 'a3', before: 'a2' })).to.deep.equal([]);
+      const { cursor = '' } = await store.list('i', { limit: 1, from: 'a2' });
+      expect(await keys({ from: 'a2', after: cursor })).to.deep.equal(['ka3', 'kb1', 'k\u{10ffff}']);
+      expect(await keys({ from: 'b', after: cursor })).to.deep.equal(['kb1', 'k\u{10ffff}']);
+    });
+
+    it('puts an entry at the revision of the commit that writes it', async () => {
+      const { store } = opened;
+      const changes = { indexes: [{ index: 'changes', sort: COMMIT_REVISION }] };
+      const changed = async (from = 0) =>
+        (await store.list('changes', { limit: 10, from: sortableRevision(from) })).documents.map(({ key }) => key);
+      const first = await commit(store, put('b', 1, changes), put('a', 1, changes), put('other', 1, at('1')));
+      const second = await commit(store, put('c', 1, changes));
+      expect(await changed()).to.deep.equal(['a', 'b', 'c']);
+      expect(await changed(first + 1)).to.deep.equal(['c']);
+      expect(await keysOf(store, 'changes', { prefix: sortableRevision(first) })).to.deep.equal(['a', 'b']);
+      // The same entries again move the document: to the end, and out of where it stood.
+      const third = await commit(store, put('a', 2, changes));
+      expect(third).to.be.greaterThan(second);
+      expect(await changed()).to.deep.equal(['b', 'c', 'a']);
+      expect(await changed(second + 1)).to.deep.equal(['a']);
+      expect(await store.count('changes')).to.equal(3);
+      // What conflicts moves nothing; what leaves the index, or goes, stands nowhere.
+      expect((await store.commit([put('b', 2, { ...changes, expect: 'absent' })])).ok).to.equal(false);
+      expect(await changed()).to.deep.equal(['b', 'c', 'a']);
+      await commit(store, put('c', 2), remove('b'));
+      expect(await changed()).to.deep.equal(['a']);
+      expect(await store.count('changes')).to.equal(1);
+      await store.close();
+      opened = { ...opened, store: await opened.reopen() };
+      const fourth = await commit(opened.store, put('d', 1, changes));
+      expect(await keysOf(opened.store, 'changes')).to.deep.equal(['a', 'd']);
+      expect(fourth).to.be.greaterThan(third);
+    });
+
+    it('shows all of a commit, or nothing of it, to who reads what changed since a revision', async () => {
+      const { store } = opened;
+      const indexes = [{ index: 'changes', sort: COMMIT_REVISION }];
+      let writing = true;
+      const writers = Promise.all(
+        ['x', 'y', 'z'].map(async (name) => {
+          for (let n = 0; n < 60; n += 1)
+            await commit(store, put(`${name}/1`, n, { indexes }), put(`${name}/2`, n, { indexes }));
+        }),
+      ).finally(() => {
+        writing = false;
+      });
+      let position = 0;
+      const last = new Map<string, unknown>();
+      for (let more = true; more; ) {
+        more = writing;
+        const page = await store.list('changes', { limit: 100, from: sortableRevision(position + 1) });
+        for (const { key, rev, value } of page.documents) {
+          expect(rev).to.be.at.least(position);
+          position = rev;
+          last.set(key, value);
+        }
+        const seen = page.documents.map(({ rev }) => rev);
+        expect(
+          seen.filter((rev) => seen.indexOf(rev) === seen.lastIndexOf(rev)),
+          'half a commit',
+        ).to.deep.equal([]);
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      await writers;
+      expect([...last.values()]).to.deep.equal([59, 59, 59, 59, 59, 59]);
     });
 
     it('keeps a cursor inside the prefix that it is used with', async () => {

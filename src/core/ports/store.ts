@@ -20,7 +20,24 @@ export interface IndexEntry {
   /** Name of the index; may carry a parameter, as "volumes-by-pool/ssd". */
   readonly index: string;
   /** Position: compared byte by byte in UTF-8; equal ones are ordered by key. */
-  readonly sort: string;
+  readonly sort: string | CommitRevision;
+}
+
+/**
+ * In place of a position: the revision of the commit that writes the entry, as {@link sortableRevision} has it. Only the
+ * store knows it, so the store fills it in, inside the commit. An index of such entries holds documents in the order in
+ * which they last changed: what changed since a revision is read with `from`.
+ */
+export interface CommitRevision {
+  readonly commitRevision: true;
+}
+
+/** The one value of its type. */
+export const COMMIT_REVISION: CommitRevision = { commitRevision: true };
+
+/** A revision as a position: 16 decimal digits, so that their order is that of the numbers. */
+export function sortableRevision(rev: number): string {
+  return rev.toString().padStart(16, '0');
 }
 
 /** What must be so for a commit to pass: the revision that was read, or that there is no such document; "any" checks nothing. */
@@ -52,6 +69,8 @@ export type CommitOutcome =
 export interface ListRange {
   /** Only entries whose `sort` begins with this. */
   readonly prefix?: string;
+  /** Only entries whose `sort` is this one or behind it. */
+  readonly from?: string;
   /** Only entries whose `sort` is before this one. */
   readonly before?: string;
   /** Only entries behind this cursor. It stays good while entries come and go. */

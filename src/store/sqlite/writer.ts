@@ -1,6 +1,6 @@
 import type Database from 'better-sqlite3';
 import type { CommitOutcome, IndexEntry } from '../../core/ports/store.js';
-import { meetsExpectation, type PreparedWrite } from '../writes.js';
+import { meetsExpectation, type PreparedWrite, positionOf } from '../writes.js';
 
 interface DocumentRow {
   readonly id: number;
@@ -78,7 +78,7 @@ export class DocumentWriter {
   }
 
   #put(key: string, row: DocumentRow | undefined, value: string, indexes: readonly IndexEntry[]): void {
-    const pairs = indexes.map(({ index, sort }): EntryPair => [index, sort]);
+    const pairs = indexes.map((entry): EntryPair => [entry.index, positionOf(entry, this.#last)]);
     const entries = JSON.stringify(pairs);
     if (row === undefined) {
       const id = Number(this.#insert.run(key, this.#last, entries, value).lastInsertRowid);
