@@ -2,6 +2,7 @@ import type { MethodDefinition } from '@grpc/proto-loader';
 import type { Pool } from '../core/model/resources.js';
 import { BackendError, type StepContext } from '../core/ports/backend.js';
 import type { Clock } from '../core/ports/clock.js';
+import { betweenPoints, stepPoints } from '../core/ports/crash-points.js';
 import type { Step } from '../generated/moorage/backend/v1/Step.js';
 import { notBegun } from './failures.js';
 import type { AgentRole, BackendObserver } from './settings.js';
@@ -50,9 +51,14 @@ export class StepCaller {
   ): Promise<{ readonly answer: ResponseOut; readonly agentId: string }> {
     this.#onPool(pool);
     const began = this.#clock.monotonic();
+    const methodName = method.path.slice(method.path.lastIndexOf('/') + 1);
+    const { operationId, name } = context;
+    const point = { cluster: pool.settings.cluster, role, method: methodName, operationId, name };
     let outcome: 'ok' | BackendError = 'ok';
     try {
-      return await this.#send(pool, role, method, request(this.#step(pool, context)), context, agentId);
+      return await betweenPoints(stepPoints, point, () =>
+        this.#send(pool, role, method, request(this.#step(pool, context)), context, agentId),
+      );
     } catch (error) {
       outcome =
         error instanceof BackendError
@@ -63,7 +69,7 @@ export class StepCaller {
       this.#observer.callEnded({
         cluster: pool.settings.cluster,
         role,
-        method: method.path.slice(method.path.lastIndexOf('/') + 1),
+        method: methodName,
         outcome: outcome === 'ok' ? 'ok' : outcome.failure,
         code: outcome === 'ok' ? 'OK' : outcome.code,
         milliseconds: this.#clock.monotonic() - began,

@@ -6,6 +6,7 @@ import { Membership } from './journal/membership.js';
 import { TakeOver } from './journal/takeover.js';
 import type { AgentLifecycle, Backend } from './ports/backend.js';
 import type { Clock } from './ports/clock.js';
+import { withCommitPoints } from './ports/crash-points.js';
 import type { CoreEvents, CoreMetrics } from './ports/metrics.js';
 import type { DescriptorSealer, Vault } from './ports/sealer.js';
 import type { Store } from './ports/store.js';
@@ -64,7 +65,8 @@ export interface Core {
 }
 
 /** Puts the core together. */
-export function createCore(parts: CoreParts): Core {
+export function createCore(given: CoreParts): Core {
+  const parts = { ...given, store: withCommitPoints(given.store) };
   const { store, clock, events, metrics, settings } = parts;
   const membership = new Membership(parts);
   const context: CoreContext = {

@@ -2,6 +2,7 @@ import type { handleUnaryCall, ServerUnaryCall, sendUnaryData, UntypedServiceImp
 import type { Logger } from 'pino';
 import type { Step__Output } from '../../generated/moorage/backend/v1/Step.js';
 import type { Controllers } from './controllers.js';
+import { betweenPoints, stepPoints } from './crash-points.js';
 import type { LaneKind, Lanes } from './lanes.js';
 import { CephError } from './librbd/errors.js';
 import { invalidField, toGrpcStatus, toStepError } from './step-error.js';
@@ -81,9 +82,9 @@ async function handle(
     const deadline = Math.min(deadlineOf(call), begun + options.longestStepMilliseconds);
     const expired = (): boolean => call.cancelled || performance.now() >= deadline;
     const scope: StepScope = { poolName, remainingMilliseconds: () => deadline - performance.now() };
-    const response = await options.lanes
-      .of(poolName, step.lane)
-      .run(step.subject?.(request), expired, () => step.run(request, scope));
+    const { operationId, name } = request.step;
+    const run = () => betweenPoints(stepPoints, { method, operationId, name }, () => step.run(request, scope));
+    const response = await options.lanes.of(poolName, step.lane).run(step.subject?.(request), expired, run);
     answer(null, response);
   } catch (error) {
     const failure = toStepError(error);

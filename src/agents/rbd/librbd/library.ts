@@ -1,4 +1,5 @@
 import koffi from 'koffi';
+import { betweenPoints, nativePoints } from '../crash-points.js';
 import { CephError } from './errors.js';
 
 // Calls run on a stack that koffi allocates; its default for asynchronous ones (128 KiB) is far less than the threads
@@ -32,14 +33,19 @@ function define(library: ReturnType<typeof koffi.load>, prototype: string): Nati
     functionName,
     now: (...values) => native(...values),
     later: (...values) =>
-      new Promise((resolve, reject) => {
-        native.async(...values, (error: Error | null, result: unknown) => {
-          // The reference from here keeps the buffers alive while C uses them.
-          values.length = 0;
-          if (error) reject(error);
-          else resolve(result);
-        });
-      }),
+      betweenPoints(
+        nativePoints,
+        { functionName },
+        () =>
+          new Promise((resolve, reject) => {
+            native.async(...values, (error: Error | null, result: unknown) => {
+              // The reference from here keeps the buffers alive while C uses them.
+              values.length = 0;
+              if (error) reject(error);
+              else resolve(result);
+            });
+          }),
+      ),
   };
 }
 
