@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { type ChannelCredentials, Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
 import type { MethodDefinition } from '@grpc/proto-loader';
 import { type AnyMethod, type ApiDefinition, methods } from './definitions.js';
-import { MoorageCallError } from './errors.js';
+import { invalidField, MoorageCallError } from './errors.js';
 
 /** Where the controller is and how to reach it. */
 export interface ConnectOptions {
@@ -184,6 +184,10 @@ function callOnce(
 ): Promise<object> {
   const metadata = new Metadata();
   if (options.requestId !== undefined) metadata.set('x-request-id', options.requestId);
+  const fraction = fractionIn(request);
+  if (fraction !== undefined) {
+    return Promise.reject(invalidField(name, fraction.field, `must be a whole number; it is ${fraction.value}`));
+  }
   return new Promise((resolve, reject) => {
     const call = client.makeUnaryRequest(
       method.path,
@@ -202,4 +206,16 @@ function callOnce(
     if (options.signal?.aborted) cancel();
     else options.signal?.addEventListener('abort', cancel, { once: true });
   });
+}
+
+/** Path and value of a number that no message can carry: all of the API's are whole, and encoding would cut the rest off. */
+function fractionIn(value: unknown, path = ''): { readonly field: string; readonly value: number } | undefined {
+  if (typeof value === 'number') return Number.isInteger(value) ? undefined : { field: path, value };
+  if (typeof value !== 'object' || value === null || ArrayBuffer.isView(value)) return undefined;
+  for (const [key, below] of Object.entries(value)) {
+    const name = key.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+    const found = fractionIn(below, path === '' ? name : `${path}.${name}`);
+    if (found !== undefined) return found;
+  }
+  return undefined;
 }

@@ -1,4 +1,4 @@
-import { type Metadata, type ServiceError, status } from '@grpc/grpc-js';
+import { Metadata, type ServiceError, status } from '@grpc/grpc-js';
 import { BadRequest, ErrorInfo, RetryInfo } from 'nice-grpc-error-details';
 import { Status } from 'nice-grpc-error-details/lib/proto/google/rpc/status.js';
 
@@ -21,7 +21,8 @@ export class MoorageCallError extends Error {
   /** By which the call is found in the controller's log; empty when it did not get there. */
   readonly requestId: string;
 
-  constructor(method: string, error: ServiceError) {
+  /** @param violations fields that this side refuses, where the server was not asked */
+  constructor(method: string, error: ServiceError, violations?: MoorageCallError['fieldViolations']) {
     super(error.details || error.message, { cause: error });
     this.name = 'MoorageCallError';
     this.method = method;
@@ -29,10 +30,17 @@ export class MoorageCallError extends Error {
     const details = readDetails(error.metadata);
     this.reason = details.reason ?? this.code;
     this.metadata = details.metadata;
-    this.fieldViolations = details.fieldViolations;
+    this.fieldViolations = violations ?? details.fieldViolations;
     this.retryAfterMilliseconds = details.retryAfterMilliseconds;
     this.requestId = String(error.metadata?.get('x-request-id')[0] ?? '');
   }
+}
+
+/** What a call fails with that is not even sent: a field that no message can carry as it is. */
+export function invalidField(method: string, field: string, description: string): MoorageCallError {
+  const details = `${field}: ${description}`;
+  const error = { code: status.INVALID_ARGUMENT, details, metadata: new Metadata() };
+  return new MoorageCallError(method, Object.assign(new Error(details), error), [{ field, description }]);
 }
 
 interface Details {

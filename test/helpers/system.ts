@@ -116,6 +116,14 @@ export async function startSystem(options: SystemOptions): Promise<System> {
   const endpoint = `unix:${socket}`;
   const client = connect({ endpoints: [endpoint], deadlineMilliseconds: 60_000 });
   const process_ = new ControllerProcess(configurationFile, socket, options.nodeArguments ?? []);
+  const remove = async (signal: NodeJS.Signals): Promise<void> => {
+    client.close();
+    await process_.end(signal);
+    await cluster.ceph('osd', 'pool', 'delete', cephPool, cephPool, '--yes-i-really-really-mean-it');
+    for (const user of Object.values(users)) await cluster.ceph('auth', 'del', `client.${user}`);
+    await rm(directory, { recursive: true, force: true });
+    await rm(storeDirectory, { recursive: true, force: true });
+  };
   try {
     await process_.start();
     await client.createPool({
@@ -130,9 +138,11 @@ export async function startSystem(options: SystemOptions): Promise<System> {
       undeleteWindowSeconds: options.undeleteWindowSeconds ?? 0,
     });
   } catch (error) {
-    client.close();
-    await process_.end('SIGKILL');
-    throw new Error(`no system came up; the end of its log:\n${process_.log.slice(-2000)}`, { cause: error });
+    const message = `no system came up; the end of its log:\n${process_.log.slice(-2000)}`;
+    await remove('SIGKILL').catch((second: unknown) => {
+      throw new AggregateError([error, second], message);
+    });
+    throw new Error(message, { cause: error });
   }
   return {
     cluster,
@@ -151,14 +161,7 @@ export async function startSystem(options: SystemOptions): Promise<System> {
     kill: () => process_.end('SIGKILL'),
     stop: () => process_.end('SIGTERM'),
     start: () => process_.start(),
-    remove: async () => {
-      client.close();
-      await process_.end('SIGTERM');
-      await cluster.ceph('osd', 'pool', 'delete', cephPool, cephPool, '--yes-i-really-really-mean-it');
-      for (const user of Object.values(users)) await cluster.ceph('auth', 'del', `client.${user}`);
-      await rm(directory, { recursive: true, force: true });
-      await rm(storeDirectory, { recursive: true, force: true });
-    },
+    remove: () => remove('SIGTERM'),
   };
 }
 

@@ -67,6 +67,19 @@ describe('the client library', () => {
     expect(tokenOf(seen[1])).to.equal('mine');
   });
 
+  it('sends no number that the message would cut: a fraction is refused, and its field named', async () => {
+    const { client, seen } = await started({ 'volumes.create': created, 'exports.grant': created });
+    for (const sizeBytes of [1_048_576.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+      const error = await failure(client.createVolume({ poolId: 'ssd', sizeBytes }));
+      expect(error).to.include({ method: 'CreateVolume', code: 'INVALID_ARGUMENT' });
+      expect(error.message).to.contain('size_bytes').and.to.contain(String(sizeBytes));
+      expect(error.fieldViolations[0]?.field).to.equal('size_bytes');
+    }
+    const nested = await failure(client.grantExport({ volumeId: 'x', lifetime: { seconds: 1.5, nanos: 0 } }));
+    expect(nested.fieldViolations[0]?.field).to.equal('lifetime.seconds');
+    expect(seen).to.deep.equal([]);
+  });
+
   it('throws what went wrong, typed', async () => {
     const { client } = await started({
       'volumes.delete': async () => {
