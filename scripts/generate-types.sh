@@ -12,7 +12,8 @@ npx proto-loader-gen-types --longs=String --enums=String --defaults --oneofs --j
   --grpcLib=@grpc/grpc-js --importFileExtension=.js --includeComments \
   --includeDirs=protos --outDir="$out" \
   moorage/v1/storage_controller_service.proto moorage/v1/node_service.proto moorage/v1/pool_service.proto \
-  moorage/v1/operation_service.proto moorage/backend/v1/backend_service.proto
+  moorage/v1/operation_service.proto moorage/v1/event_service.proto moorage/v1/admin_service.proto \
+  moorage/backend/v1/backend_service.proto
 # What the reflection service answers with: every file of the public API and what it imports, and the health service, as
 # protoc would give them. Two FileDescriptorSets one after the other are one.
 npx buf build --path protos/moorage/v1 --exclude-source-info -o "$out/moorage.binpb"
