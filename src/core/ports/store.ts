@@ -101,9 +101,38 @@ export interface Store {
   close(): Promise<void>;
 }
 
-/** The store cannot be reached, read or written. `unknown`: whether the commit took place is not known. */
+/** Another server serves a replicated store from now on, or the same one after a restart. */
+export interface PrimaryChange {
+  /** Address of the server before. */
+  readonly from: string;
+  /** Address of the server now. */
+  readonly to: string;
+  readonly kind: 'replaced' | 'restarted';
+  /** Commits that it has: at least those that were acknowledged to this process. */
+  readonly commits: number;
+}
+
+/**
+ * A store whose data several servers hold, one of them the primary, and that several controllers use. What a read shows is
+ * on the replicas that count, so that no change of the primary takes it back; the same goes for what a commit that resolves
+ * wrote. A primary that lacks what was acknowledged here is refused: every call throws `lost-commits` until one serves that
+ * has it.
+ */
+export interface ReplicatedStore extends Store {
+  /**
+   * Calls whenever the primary changed, before anything is sent to the new one: what others saw acknowledged may be missing
+   * there, so a controller registers anew and compares with the catalogue before it mutates.
+   * @returns how to stop listening
+   */
+  onPrimaryChange(listener: (change: PrimaryChange) => void): () => void;
+}
+
+/**
+ * The store cannot be reached, read or written. `unknown`: whether the commit took place is not known (a read then shows
+ * it, as soon as reads are answered again). `lost-commits`: the server lacks commits that were acknowledged.
+ */
 export class StoreError extends Error {
-  readonly kind: 'unavailable' | 'full' | 'corrupt' | 'in-use' | 'newer-version' | 'unknown';
+  readonly kind: 'unavailable' | 'full' | 'corrupt' | 'in-use' | 'newer-version' | 'unknown' | 'lost-commits';
 
   constructor(kind: StoreError['kind'], message: string, options?: ErrorOptions) {
     super(message, options);
