@@ -33,10 +33,16 @@ export class TestController {
   /** Address of its TLS listener, while it runs. */
   tlsAddress = '';
   metricsAddress = '';
+  readonly #cluster: Cluster;
+  readonly #cephPool: string;
   #process: ChildProcess | undefined;
+  /** Every process that was started, so that none outlives a start that a test gave up. */
+  readonly #started: ChildProcess[] = [];
 
-  private constructor(folder: string) {
+  private constructor(folder: string, cluster: Cluster, cephPool: string) {
     this.folder = folder;
+    this.#cluster = cluster;
+    this.#cephPool = cephPool;
     this.configurationFile = join(folder, 'controller.yaml');
     this.socket = join(folder, 'api.sock');
     this.authority = new TestAuthority(folder);
@@ -45,7 +51,7 @@ export class TestController {
   /** Makes one ready, with the Ceph users of its own that `moorage pool init` makes. Does not start it. */
   static async make({ cluster, cephPool, settings = {} }: ControllerOptions): Promise<TestController> {
     // A short path: unix sockets have at most 107 bytes.
-    const controller = new TestController(mkdtempSync(join(tmpdir(), 'moorage-c-')));
+    const controller = new TestController(mkdtempSync(join(tmpdir(), 'moorage-c-')), cluster, cephPool);
     const { folder } = controller;
     for (const name of ['state', 'run']) mkdirSync(join(folder, name), { mode: 0o700 });
     await createMasterKeyFile(join(folder, 'master.key'));
@@ -111,6 +117,7 @@ export class TestController {
       ],
       { cwd: repositoryDirectory, stdio: ['ignore', 'pipe', 'pipe'] },
     );
+    this.#started.push(child);
     createInterface({ input: child.stderr }).on('line', (line) => this.stderr.push(line));
     const lines = createInterface({ input: child.stdout });
     await new Promise<void>((resolve, reject) => {
@@ -160,9 +167,13 @@ export class TestController {
     });
   }
 
-  /** Ends it and removes its folder. */
+  /** Ends it and removes its folder, its pool and its Ceph users. */
   async remove(): Promise<void> {
     await this.stop('SIGTERM');
+    for (const child of this.#started) child.kill('SIGKILL');
+    const pool = this.#cephPool;
+    await this.#cluster.ceph('osd', 'pool', 'delete', pool, pool, '--yes-i-really-really-mean-it');
+    for (const role of ['data', 'fence']) await this.#cluster.ceph('auth', 'del', `client.${role}-${pool}`);
     rmSync(this.folder, { recursive: true, force: true });
   }
 }

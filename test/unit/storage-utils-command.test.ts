@@ -108,12 +108,22 @@ describe('storage-utils: the command, without libvirt', () => {
     this.timeout(300_000);
     const good = await descriptor();
     const stranger = await descriptor({}, generateKeyPair().publicKey);
+    const [at, other] = [400, good[400] === 'A' ? 'B' : 'A'];
+    const altered = good.slice(0, at) + other + good.slice(at + 1);
     const cases: [string, string[], string, number, RegExp][] = [
       ['usage', ['connect', '--target', 'vdb'], '', 2, /--descriptor/],
       ['no target', ['connect', '--descriptor', '-'], good, 2, /--target/],
       ['target and bus', ['connect', '--descriptor', '-', '--target', 'sda'], good, 2, /bus virtio/],
       ['bad option', ['connect', '--descriptor', '-', '--target', 'vdb', '--cache', 'fast'], good, 2, /cache/],
       ['cut off', ['connect', '--descriptor', '-', '--target', 'vdb'], good.slice(0, 300), 3, /cut off/],
+      ['altered', ['connect', '--descriptor', '-', '--target', 'vdb'], altered, 3, /altered/],
+      [
+        'newer version',
+        ['attach', '--descriptor', '-', '--domain', 'web1'],
+        good.replace('-v1:', '-v2:'),
+        3,
+        /newer|update/,
+      ],
       ['other node', ['connect', '--descriptor', '-', '--target', 'vdb'], stranger, 3, /this node has key/],
       [
         'expired',
