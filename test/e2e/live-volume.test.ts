@@ -124,7 +124,9 @@ describe('a volume that a guest writes to all the time', function () {
       ),
     );
     points.push(...eight);
-    console.log(`      longest pauses in the guest's writing: ${pauses.join(', ')}`);
+    // Printed here and no figure of `make bench`, which runs no guest; and not asserted, since it depends on the machine's other
+    // load. Wanted on a machine of its own: eight snapshots at once stop the guest's writing for at most 3 s.
+    console.log(`      longest pauses in the guest's writing: ${pauses.join(', ')} (eight at once: wanted ≤ 3000 ms)`);
   });
 
   it('never gave the guest an error, and holds every record', async () => {

@@ -8,10 +8,14 @@ import { appendFileSync, readFileSync, renameSync, writeFileSync } from 'node:fs
 import { dirname, join } from 'node:path';
 import koffi from 'koffi';
 
+/** Is this the name of a volume's point in time, which lives until the snapshot's image is made of it? */
+const isPoint = (name) => String(name).startsWith('pt-');
+
 const traced = new Map([
   ['rbd_create4', () => 'create'],
-  ['rbd_clone3', () => 'clone'],
-  ['rbd_snap_create', (values) => (String(values[1]).startsWith('pt-') ? 'snapshot' : 'snapshot-base')],
+  ['rbd_clone3', (values) => (isPoint(values[2]) ? 'snapshot-clone' : 'clone')],
+  ['rbd_flush', () => 'flush'],
+  ['rbd_snap_create', (values) => (isPoint(values[1]) ? 'snapshot' : 'snapshot-base')],
   ['rbd_snap_remove', () => 'remove_snap'],
 ]);
 
