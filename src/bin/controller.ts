@@ -27,6 +27,7 @@ import {
   type MasterKeys,
 } from '../sealing/index.js';
 import { openSqliteStore } from '../store/sqlite/index.js';
+import { processIdentity } from './process-identity.js';
 
 /** The process's clocks. */
 export const systemClock: Clock = {
@@ -192,6 +193,7 @@ class Life {
   }
 
   async begin(vault: Vault, sealer: DescriptorSealer): Promise<void> {
+    const identity = await processIdentity();
     this.#makeCore = () =>
       createCore({
         store: this.#store,
@@ -202,6 +204,7 @@ class Life {
         metrics: this.#metrics.core,
         events: coreEvents(this.#logger),
         settings: coreSettings(this.#configuration),
+        process: identity,
         onLost: () => this.#comeBack(),
       });
     await this.#start();
@@ -220,6 +223,10 @@ class Life {
         if (this.#stopped) return;
         await this.#backends.stop();
         await this.#core?.stop(0);
+        await this.#core?.leave().catch((error: unknown) => {
+          // Then others wait until its beat has stood still for long enough.
+          this.#logger.warn({ err: error }, 'the others could not be told that this controller has left');
+        });
         await this.#start();
         this.#logger.info({ inc: this.#core?.inc }, 'begun anew');
       })
@@ -236,7 +243,14 @@ class Life {
     await this.#change;
     const failures: unknown[] = [];
     await this.#core?.stop(grace).catch((error: unknown) => failures.push(error));
-    await this.#backends.stop().catch((error: unknown) => failures.push(error));
+    const agentsEnded = await this.#backends.stop().then(
+      () => true,
+      (error: unknown) => {
+        failures.push(error);
+        return false;
+      },
+    );
+    if (agentsEnded) await this.#core?.leave().catch((error: unknown) => failures.push(error));
     if (failures.length > 0) throw new AggregateError(failures, 'The controller did not stop cleanly.');
   }
 }

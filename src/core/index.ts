@@ -1,5 +1,6 @@
 import type { ErrorDetails } from './errors.js';
 import { Agents } from './journal/agents.js';
+import { BeatWatch } from './journal/beat-watch.js';
 import type { OperationDefinition } from './journal/definition.js';
 import { Journal } from './journal/journal.js';
 import { Membership } from './journal/membership.js';
@@ -8,6 +9,7 @@ import type { AgentLifecycle, Backend } from './ports/backend.js';
 import type { Clock } from './ports/clock.js';
 import { withCommitPoints } from './ports/crash-points.js';
 import type { CoreEvents, CoreMetrics } from './ports/metrics.js';
+import type { ProcessIdentity } from './ports/process.js';
 import type { DescriptorSealer, Vault } from './ports/sealer.js';
 import type { Store } from './ports/store.js';
 import { removeExpired } from './reaper/janitor.js';
@@ -43,6 +45,8 @@ export interface CoreParts {
   readonly metrics: CoreMetrics;
   readonly events: CoreEvents;
   readonly settings: CoreSettings;
+  /** Lets another controller on the same machine see at once that this one has ended. */
+  readonly process?: ProcessIdentity | undefined;
   /**
    * Called once when this controller is lost (its beat stood still for too long, or another one took over): its agents must
    * be killed and a new core made.
@@ -60,6 +64,8 @@ export interface Core {
   start(): Promise<void>;
   /** Lets running operations finish, at most so long (milliseconds), then ends. What has not ended is taken up by the next start. */
   stop(graceMilliseconds: number): Promise<void>;
+  /** Hands over at once what `stop` left running. Once the agents have ended, never before. */
+  leave(): Promise<void>;
   /** One pass of the reaper, now. */
   reap(): Promise<ReaperResult>;
 }
@@ -77,7 +83,8 @@ export function createCore(given: CoreParts): Core {
   const definitions = operationDefinitions(context);
   const journal = new Journal({ store, clock, events, metrics, settings, membership, definitions });
   const agents = new Agents({ store, backend: parts.backend, settings, membership, definitions });
-  const takeOver = new TakeOver({ store, clock, events, settings, membership, agents, journal });
+  const watch = new BeatWatch({ store, clock, settings, process: parts.process, inc: membership.inc });
+  const takeOver = new TakeOver({ store, clock, events, settings, membership, agents, journal, watch });
   const reaper = new Reaper(context, membership);
   const background: Promise<void>[] = [];
 
@@ -127,6 +134,7 @@ export function createCore(given: CoreParts): Core {
       await membership.stop();
       await Promise.all([...background, journal.settled()]);
     },
+    leave: () => membership.leave(),
     reap,
   };
 }

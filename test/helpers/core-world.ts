@@ -24,6 +24,7 @@ import {
 } from '../../src/sealing/index.js';
 import { openSqliteStore } from '../../src/store/sqlite/index.js';
 import { type FakeAgents, FakeBackend, type FakeImage } from './fake-backend.js';
+import { Freezer } from './freezer.js';
 import { waitFor } from './wait.js';
 
 export const MEBIBYTE = 1024 * 1024;
@@ -35,6 +36,8 @@ export class CoreWorld {
   ahead = 0;
   readonly notices: string[] = [];
   core!: Core;
+  /** Freezes the controller that was started last. */
+  freezer!: Freezer;
   agents!: FakeAgents;
   lost = 0;
   readonly store: Store;
@@ -103,16 +106,21 @@ export class CoreWorld {
 
   /** Starts another controller on the store. The one before, if it still runs, is taken for dead. */
   async start(): Promise<void> {
+    const freezer = new Freezer();
+    const sleeper = freezer.wrap({
+      sleep: (milliseconds: number, signal?: AbortSignal) =>
+        sleep(milliseconds, undefined, { ref: false, ...(signal && { signal }) }).catch(() => undefined),
+    });
     const clock: Clock = {
       now: () => Date.now() + this.ahead,
       monotonic: () => performance.now(),
-      sleep: (milliseconds, signal) =>
-        sleep(milliseconds, undefined, { ref: false, ...(signal && { signal }) }).catch(() => undefined),
+      sleep: (milliseconds, signal) => sleeper.sleep(milliseconds, signal),
     };
     const agents = this.fake.attach();
+    const backend = { data: freezer.wrap(agents.backend.data), fence: freezer.wrap(agents.backend.fence) };
     const core = createCore({
-      store: this.store,
-      backend: () => agents.backend,
+      store: freezer.wrap(this.store),
+      backend: () => backend,
       vault: this.#vault,
       sealer: this.#sealer,
       clock,
@@ -130,6 +138,7 @@ export class CoreWorld {
       },
     });
     this.core = core;
+    this.freezer = freezer;
     this.agents = agents;
     this.#cores.push(core);
     await core.start();

@@ -3,6 +3,7 @@ import { setMaxListeners } from 'node:events';
 import type { AgentRecord, ControllerRecord } from '../model/operation.js';
 import type { Clock } from '../ports/clock.js';
 import type { CoreEvents } from '../ports/metrics.js';
+import type { ProcessIdentity } from '../ports/process.js';
 import type { Store, Write } from '../ports/store.js';
 import { StoreError } from '../ports/store.js';
 import type { CoreSettings } from '../settings.js';
@@ -33,6 +34,7 @@ export class Membership {
     clock: Clock;
     events: CoreEvents;
     settings: CoreSettings;
+    process?: ProcessIdentity | undefined;
     /** Called once when the beat stood still for T: everything that this controller had begun belongs to others now. */
     onLost: () => void;
   }) {
@@ -43,7 +45,13 @@ export class Membership {
     this.onLost = options.onLost;
     // Every operation that waits for something listens to it.
     setMaxListeners(0, this.stopping.signal);
-    this.record = { inc: this.inc, state: 'live', agents: [], description: options.settings.description };
+    this.record = {
+      inc: this.inc,
+      state: 'live',
+      agents: [],
+      ...(options.process === undefined ? {} : { process: options.process.own }),
+      description: options.settings.description,
+    };
   }
 
   /** Aborts when this controller is lost or stops: whoever waits for a step or sleeps listens to it. */
@@ -73,6 +81,15 @@ export class Membership {
   async stop(): Promise<void> {
     this.stopping.abort(new Error('The controller stops.'));
     await this.beating;
+  }
+
+  /**
+   * Says that this controller has left, so that another takes over without a wait. After `stop`, and only once its agents have
+   * ended. Does nothing when it had been taken over already.
+   */
+  async leave(): Promise<void> {
+    if (this.recordRev === 0) return;
+    await this.store.commit([putController({ ...this.record, state: 'left' }, this.recordRev)]);
   }
 
   /** Whether a step may begin: the last beat that succeeded started less than T/2 ago. */

@@ -4,17 +4,19 @@ import type { CoreEvents } from '../ports/metrics.js';
 import { type Store, type StoredDocument, StoreError, type Write } from '../ports/store.js';
 import type { CoreSettings } from '../settings.js';
 import { type Agents, listAll } from './agents.js';
+import type { BeatWatch } from './beat-watch.js';
 import { indexes, keys, putController, putOperation } from './documents.js';
 import type { Journal } from './journal.js';
 import type { Membership } from './membership.js';
 
 /**
- * Take-over from a controller that is dead: its record goes to `fencing` and its agents come into this controller's record in
- * one commit; once they are cut off it is `fenced`; then each of its operations is adopted and resumed at its phase; then its
- * record goes. If this controller dies meanwhile, the next one finds the agents in its record and the rest as it was.
+ * Take-over from a controller that is dead: its record goes to `fencing`, with the name of who does it, and its agents come
+ * into this controller's record in one commit; once they are cut off it is `fenced`; then each of its operations is adopted
+ * and resumed at its phase; then its record goes.
  *
- * With a store that is locked to this process every other controller in it is dead. (With a store that is shared, a
- * controller counts as dead when its beat stood still for 2T; that watch belongs to the store that several controllers use.)
+ * If this controller dies meanwhile, another takes over from it, and so gets the agents that it had inherited; and then what
+ * it was taking over. The order matters: an operation may be adopted only by who knows that all agents which ever worked on
+ * it are cut off, and they are in the record of the one controller that `takenOverBy` leads to.
  */
 export class TakeOver {
   private readonly store: Store;
@@ -24,6 +26,7 @@ export class TakeOver {
   private readonly membership: Membership;
   private readonly agents: Agents;
   private readonly journal: Journal;
+  private readonly watch: BeatWatch;
 
   constructor(options: {
     store: Store;
@@ -33,6 +36,7 @@ export class TakeOver {
     membership: Membership;
     agents: Agents;
     journal: Journal;
+    watch: BeatWatch;
   }) {
     this.store = options.store;
     this.clock = options.clock;
@@ -41,38 +45,53 @@ export class TakeOver {
     this.membership = options.membership;
     this.agents = options.agents;
     this.journal = options.journal;
+    this.watch = options.watch;
   }
 
   /**
    * Takes the agents of every controller that is known to be dead into this one's record. Before this controller's own agents
    * start: none of them is then given a step before the traces of the dead ones are cleaned up.
+   * @returns the controllers that are this one's to finish
    */
-  async inherit(): Promise<void> {
+  async inherit(): Promise<readonly StoredDocument<ControllerRecord>[]> {
     for (;;) {
-      const left = (await this.deadControllers()).filter(
-        ({ value }) => value.state === 'live' || value.agents.length > 0,
-      );
-      const [dead] = left;
-      if (dead === undefined) return;
-      const fencing: ControllerRecord = { ...dead.value, state: 'fencing', agents: [] };
+      const found = await this.watch.look();
+      const records = new Map(found.map(({ document }) => [document.value.inc, document.value]));
+      const next = found.find(({ document, dead }) => dead && !this.isMine(document.value, records));
+      if (next === undefined) {
+        return found.flatMap(({ document }) => (document.value.takenOverBy === this.membership.inc ? [document] : []));
+      }
+      const { document } = next;
+      const fencing: ControllerRecord = {
+        ...document.value,
+        state: 'fencing',
+        agents: [],
+        takenOverBy: this.membership.inc,
+      };
       try {
-        await this.agents.inherit(dead, [putController(fencing, dead.rev)]);
+        await this.agents.inherit(document, [putController(fencing, document.rev)]);
       } catch (error) {
-        // It changed its record after it was read: its last word, for from here on it may write nothing any more.
+        // It changed its record after it was read (its last word: from here on it may write nothing any more), or another
+        // controller was faster.
         if (!(error instanceof StoreError && error.kind === 'unknown')) throw error;
       }
     }
   }
 
-  /** Finishes the take-over of those; tries again until it has, or this controller stops. */
+  /**
+   * Finishes what is inherited, and goes on watching the others where they share the store; until this controller stops. Where
+   * it is alone it ends with what it found at its start.
+   */
   async run(): Promise<void> {
-    for (let pause = 50; ; pause = Math.min(pause * 2, this.settings.retryLimitMilliseconds)) {
-      if (this.membership.signal.aborted) return;
+    let pause = 50;
+    while (!this.membership.signal.aborted) {
       try {
+        const mine = await this.inherit();
         const clusters = this.membership.agents.filter((agent) => agent.dead).map((agent) => agent.cluster);
-        for (const cluster of new Set(clusters)) await this.agents.clean(cluster);
-        for (const dead of await this.deadControllers()) await this.takeOverFrom(dead.value);
-        return;
+        if (mine.length > 0) for (const cluster of new Set(clusters)) await this.agents.clean(cluster);
+        for (const dead of mine) await this.takeOverFrom(dead);
+        if (this.settings.storeIsExclusive) return;
+        pause = this.settings.beatTimeoutMilliseconds / 5;
       } catch (error) {
         if (this.membership.signal.aborted) return;
         this.events.notice({
@@ -81,18 +100,25 @@ export class TakeOver {
           fields: { inc: this.membership.inc },
           error,
         });
-        await this.clock.sleep(pause, this.membership.signal);
+        pause = Math.min(pause * 2, this.settings.retryLimitMilliseconds, this.settings.beatTimeoutMilliseconds / 5);
       }
+      await this.clock.sleep(pause, this.membership.signal);
     }
   }
 
-  private async deadControllers(): Promise<readonly StoredDocument<ControllerRecord>[]> {
-    if (!this.settings.storeIsExclusive) return [];
-    const controllers = await listAll<ControllerRecord>(this.store, indexes.controllers);
-    return controllers.filter((controller) => controller.value.inc !== this.membership.inc);
+  /** Whether a dead controller is in good hands already: this one's, or those of another that is not in this one's. */
+  private isMine(dead: ControllerRecord, records: ReadonlyMap<string, ControllerRecord>): boolean {
+    if (dead.state === 'live' || dead.state === 'left') return false;
+    if (dead.takenOverBy === this.membership.inc) return true;
+    const other = dead.takenOverBy === undefined ? undefined : records.get(dead.takenOverBy);
+    // While the other one lives it finishes. Once its agents, and those that it had inherited, are in this one's record, so
+    // must be what it was taking over.
+    return other !== undefined && other.takenOverBy !== this.membership.inc;
   }
 
-  private async takeOverFrom(dead: ControllerRecord): Promise<void> {
+  private async takeOverFrom(document: StoredDocument<ControllerRecord>): Promise<void> {
+    const dead = document.value;
+    if (dead.state === 'fencing') await this.commit([putController({ ...dead, state: 'fenced' }, document.rev)]);
     const operations = await listAll<Operation>(this.store, indexes.operationsRunning);
     for (const operation of operations) {
       if (operation.value.owner === dead.inc) await this.adopt(operation);

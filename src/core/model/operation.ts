@@ -84,8 +84,13 @@ export interface AgentRecord {
 /** `controller/<inc>`. Its beat stands in `beat/<inc>` (docs/decisions/0002-beat-document.md). */
 export interface ControllerRecord {
   readonly inc: string;
-  readonly state: 'live' | 'fencing' | 'fenced';
+  /** `left`: it stopped in good order and its agents have ended. `fencing`, `fenced`: another one takes over from it. */
+  readonly state: 'live' | 'left' | 'fencing' | 'fenced';
+  /** `inc` of who takes over from it. */
+  readonly takenOverBy?: string;
   readonly agents: readonly AgentRecord[];
+  /** Its process, for others on the same machine (core/ports/process.ts). */
+  readonly process?: string;
   /** Host name and process id, for people. */
   readonly description: string;
 }

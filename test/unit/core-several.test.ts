@@ -1,0 +1,162 @@
+import { expect } from 'chai';
+import { listAll } from '../../src/core/journal/agents.js';
+import { indexes } from '../../src/core/journal/documents.js';
+import type { ControllerRecord } from '../../src/core/model/operation.js';
+import { admin, CoreWorld, volumeRequest } from '../helpers/core-world.js';
+import { waitFor } from '../helpers/wait.js';
+
+/** T of these tests, in milliseconds: short, but longer than a busy machine keeps a beat waiting. */
+const BEAT_TIMEOUT = 1_500;
+
+describe('core: several controllers on one store', () => {
+  let world: CoreWorld;
+
+  beforeEach(async () => {
+    world = await CoreWorld.make({ storeIsExclusive: false, beatTimeoutMilliseconds: BEAT_TIMEOUT });
+  });
+
+  afterEach(() => world.end());
+
+  const controllers = async (): Promise<readonly ControllerRecord[]> =>
+    (await listAll<ControllerRecord>(world.store, indexes.controllers)).map(({ value }) => value);
+
+  /** Starts a create whose step is sent, and keeps its effect back until told. */
+  const beginCreate = async (deaf = true): Promise<{ readonly answer: Promise<unknown>; readonly release: () => void }> => {
+    let release = (): void => undefined;
+    const until = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    let sent = false;
+    world.fake.fault = (method) => {
+      if (method !== 'createImage' || sent) return undefined;
+      sent = true;
+      return { kind: 'hang', until, deaf };
+    };
+    const answer = world.core.services.volumes.create(volumeRequest({}), admin()).catch((error: unknown) => error);
+    await waitFor('the step to be sent', () => sent, { intervalMilliseconds: 2 });
+    return { answer, release };
+  };
+
+  it('leave each other alone while all of them beat', async () => {
+    const first = world.core;
+    await world.start();
+    const second = world.core;
+    const [a, b] = [await first.services.pools.get('ssd', admin()), await second.services.pools.get('ssd', admin())];
+    expect(a.value.pool.id).to.equal(b.value.pool.id);
+    const made = await Promise.all(
+      [first, second, first, second].map((core) => core.services.volumes.create(volumeRequest({}), admin())),
+    );
+    expect(new Set(made.map(({ resource }) => resource.value.id)).size).to.equal(4);
+    // Longer than it takes to be taken for dead.
+    const beats = world.notices.length;
+    const until = performance.now() + 2.5 * BEAT_TIMEOUT;
+    await waitFor('more than 2T to pass', () => performance.now() > until, { intervalMilliseconds: 50 });
+    expect((await controllers()).map(({ state }) => state)).to.deep.equal(['live', 'live']);
+    expect(world.lost, world.notices.slice(beats).join('\n')).to.equal(0);
+    await world.expectWhole();
+  });
+
+  it('take over from one that froze in the middle of a step, and it can do nothing more when it wakes', async () => {
+    const frozen = world.freezer;
+    const { answer, release } = await beginCreate();
+    const [running] = await world.running();
+    const begun = (await controllers())[0]?.inc;
+    frozen.freeze();
+    await world.start();
+    await world.idle();
+    await waitFor('the dead one to be gone', async () => (await controllers()).length === 1);
+    expect((await controllers())[0]?.inc)
+      .to.equal(world.core.inc)
+      .and.not.equal(begun);
+    const volume = await world.volume(running?.resourceId ?? '');
+    expect(volume.state).to.equal('available');
+    expect(world.lost).to.equal(0);
+    // Its last request takes effect, late, and it wakes.
+    release();
+    frozen.thaw();
+    await answer;
+    await waitFor('it notices that it has lost', () => world.lost === 1);
+    expect(await world.volume(volume.id)).to.deep.equal(volume);
+    await world.expectWhole();
+    expect(world.fake.violations).to.deep.equal([]);
+  });
+
+  it('take over from one that left in good order without a wait', async () => {
+    const { answer, release } = await beginCreate(false);
+    const leaving = world.core;
+    await world.start();
+    await leaving.stop(0);
+    const left = performance.now();
+    await leaving.leave();
+    await world.idle();
+    await waitFor('the record to be gone', async () => (await controllers()).length === 1);
+    expect(performance.now() - left, 'waited for its beat').to.be.below(2 * BEAT_TIMEOUT);
+    release();
+    await answer;
+    await world.expectWhole();
+  });
+
+  it('finish what one began to take over that died over it', async () => {
+    const first = world.freezer;
+    const { answer, release } = await beginCreate();
+    first.freeze();
+    // The second one freezes when it cuts the agents of the first one off.
+    let second = world.freezer;
+    world.fake.fault = (method) => {
+      if (method !== 'cutOff' || second !== world.freezer) return undefined;
+      second.freeze();
+      return undefined;
+    };
+    await world.start();
+    second = world.freezer;
+    await waitFor('the second to fence the first', async () =>
+      (await controllers()).some(({ state, takenOverBy }) => state === 'fencing' && takenOverBy === world.core.inc),
+    );
+    const operations = await world.running();
+    expect(operations.length).to.equal(1);
+    await world.start();
+    await world.idle();
+    await waitFor('the dead ones to be gone', async () => (await controllers()).length === 1);
+    release();
+    first.thaw();
+    second.thaw();
+    await answer;
+    await world.expectWhole();
+    expect(world.fake.violations).to.deep.equal([]);
+  });
+
+  it('never adopt an operation of one whose agents another is still cutting off', async () => {
+    const first = world.freezer;
+    const { answer, release } = await beginCreate();
+    const [running] = await world.running();
+    first.freeze();
+    let cuttingOff = false;
+    let finish = (): void => undefined;
+    const until = new Promise<void>((resolve) => {
+      finish = resolve;
+    });
+    world.fake.fault = (method) => {
+      if (method !== 'cutOff') return undefined;
+      cuttingOff = true;
+      return { kind: 'hang', until, deaf: true };
+    };
+    await world.start();
+    const second = world.core;
+    await world.start();
+    await waitFor('one to cut the first off', () => cuttingOff);
+    const since = performance.now();
+    await waitFor('both others to see it dead for long', () => performance.now() - since > 3 * BEAT_TIMEOUT, {
+      intervalMilliseconds: 50,
+    });
+    expect((await world.running())[0]?.owner).to.equal(running?.owner);
+    finish();
+    await world.idle();
+    await waitFor('the dead one to be gone', async () => (await controllers()).length === 2);
+    expect((await controllers()).map(({ inc }) => inc)).to.have.members([second.inc, world.core.inc]);
+    release();
+    first.thaw();
+    await answer;
+    await world.expectWhole();
+    expect(world.fake.violations).to.deep.equal([]);
+  });
+});
