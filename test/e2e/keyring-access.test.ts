@@ -1,6 +1,7 @@
 import { chmod, chown, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
+import { cleanUp } from '../helpers/clean-up.js';
 import { type Guest, startGuest } from '../helpers/guest.js';
 import { failureOf, HypervisorNode, moorage } from '../helpers/node.js';
 import { type System, startSystem } from '../helpers/system.js';
@@ -28,9 +29,11 @@ describe('a pool with keyring access', function () {
     guest = await startGuest({ host: node.host, name: 'web1' });
   });
   after(async () => {
-    await node?.remove();
-    await system?.cluster.ceph('auth', 'del', `client.${user}`);
-    await system?.remove();
+    await cleanUp(
+      () => node?.remove(),
+      () => system?.cluster.ceph('auth', 'del', `client.${user}`),
+      () => system?.remove(),
+    );
   });
 
   it('uses the keyring of the node, and refuses one that is missing or that others may read', async () => {

@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import type { Snapshot, Volume } from '../../src/client/index.js';
+import { cleanUp } from '../helpers/clean-up.js';
 import { type Guest, type GuestDisk, type RecordsReport, startGuest, type WriterStatus } from '../helpers/guest.js';
 import { HypervisorNode, moorageJson, type NodeExport } from '../helpers/node.js';
 import { auditPool } from '../helpers/pool-audit.js';
@@ -49,8 +50,10 @@ describe('a volume that a guest writes to all the time', function () {
     await wroteMore(100);
   });
   after(async () => {
-    await node?.remove();
-    await system?.remove();
+    await cleanUp(
+      () => node?.remove(),
+      () => system?.remove(),
+    );
   });
 
   const status = (): Promise<WriterStatus> => guest.command<WriterStatus>(`writer-status ${disk.name}`);

@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import type { Snapshot, Volume } from '../../src/client/index.js';
+import { cleanUp } from '../helpers/clean-up.js';
 import { type Guest, type GuestDisk, type RecordsReport, startGuest, type WriterStatus } from '../helpers/guest.js';
 import { failureOf, HypervisorNode, moorage, moorageJson, type NodeExport } from '../helpers/node.js';
 import { auditPool } from '../helpers/pool-audit.js';
@@ -42,9 +43,12 @@ describe('the main job, through the commands, while every process is looked at f
     await Promise.all([nodeA, nodeB].map((node) => scan.watchNode(node)));
   });
   after(async () => {
-    await Promise.all([nodeA?.remove(), nodeB?.remove()]);
-    await system?.remove();
-    await scan?.stop();
+    await cleanUp(
+      () => nodeA?.remove(),
+      () => nodeB?.remove(),
+      () => system?.remove(),
+      () => scan?.stop(),
+    );
   });
 
   const exportTo = async (node: HypervisorNode, id: string): Promise<NodeExport> => {

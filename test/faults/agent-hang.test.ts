@@ -1,5 +1,6 @@
 import { expect } from 'chai';
 import { MoorageCallError, waitForOperation } from '../../src/client/index.js';
+import { cleanUp } from '../helpers/clean-up.js';
 import { type Cluster, startCluster } from '../helpers/cluster.js';
 import { auditPool } from '../helpers/pool-audit.js';
 import { type System, startSystem } from '../helpers/system.js';
@@ -25,9 +26,11 @@ describe('while the agent hangs, because its OSD is stopped', function () {
     await cluster.pauseOsd(0);
   });
   after(async () => {
-    await cluster?.resumeOsd(0);
-    await system?.remove();
-    await cluster?.remove();
+    await cleanUp(
+      () => cluster?.resumeOsd(0),
+      () => system?.remove(),
+      () => cluster?.remove(),
+    );
   });
 
   /** How long a call took, in the middle of several, in milliseconds. */

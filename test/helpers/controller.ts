@@ -8,6 +8,7 @@ import { initialisePool } from '../../src/agents/rbd/pool-init.js';
 import { connect, type MoorageClient } from '../../src/client/index.js';
 import { createMasterKeyFile } from '../../src/sealing/index.js';
 import { TestAuthority } from './certificates.js';
+import { cleanUp } from './clean-up.js';
 import { type Cluster, repositoryDirectory } from './cluster.js';
 
 /** What a test may ask of its controller. */
@@ -169,11 +170,13 @@ export class TestController {
 
   /** Ends it and removes its folder, its pool and its Ceph users. */
   async remove(): Promise<void> {
-    await this.stop('SIGTERM');
-    for (const child of this.#started) child.kill('SIGKILL');
     const pool = this.#cephPool;
-    await this.#cluster.ceph('osd', 'pool', 'delete', pool, pool, '--yes-i-really-really-mean-it');
-    for (const role of ['data', 'fence']) await this.#cluster.ceph('auth', 'del', `client.${role}-${pool}`);
-    rmSync(this.folder, { recursive: true, force: true });
+    await cleanUp(
+      () => this.stop('SIGTERM'),
+      ...this.#started.map((child) => () => child.kill('SIGKILL')),
+      () => this.#cluster.ceph('osd', 'pool', 'delete', pool, pool, '--yes-i-really-really-mean-it'),
+      ...['data', 'fence'].map((role) => () => this.#cluster.ceph('auth', 'del', `client.${role}-${pool}`)),
+      () => rmSync(this.folder, { recursive: true, force: true }),
+    );
   }
 }

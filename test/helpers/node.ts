@@ -8,6 +8,7 @@ import {
   openDescriptor,
 } from '../../src/descriptor/index.js';
 import type { ConnectResult } from '../../src/storage-utils/index.js';
+import { cleanUp } from './clean-up.js';
 import { repositoryDirectory } from './cluster.js';
 import { CommandError, type CommandResult, execute } from './exec.js';
 import { type LibvirtHost, startLibvirtHost } from './libvirt-host.js';
@@ -168,7 +169,9 @@ export class HypervisorNode {
 
   /** Destroys its guests and removes all of it. */
   async remove(): Promise<void> {
-    await this.host.remove();
-    await rm(this.directory, { recursive: true, force: true });
+    await cleanUp(
+      () => this.host.remove(),
+      () => rm(this.directory, { recursive: true, force: true }),
+    );
   }
 }

@@ -7,6 +7,7 @@ import { stringify } from 'yaml';
 import { initialisePool } from '../../src/agents/rbd/pool-init.js';
 import { connect, type MoorageClient } from '../../src/client/index.js';
 import { createMasterKeyFile } from '../../src/sealing/index.js';
+import { cleanUp } from './clean-up.js';
 import { type Cluster, repositoryDirectory, startCluster } from './cluster.js';
 import { waitFor } from './wait.js';
 
@@ -43,8 +44,10 @@ export interface System {
   readonly configurationFile: string;
   /** The store's file. */
   readonly storeFile: string;
-  /** The process that runs now. */
+  /** The process that runs now, or ran last. */
   readonly pid: number;
+  /** Whether it runs: not after `kill` and `stop`, nor when it ended by itself or by another's hand. */
+  readonly running: boolean;
   /** Process ids of its agents: found in the kernel's own lists, by the role in their command line. */
   agentPid(role: 'data' | 'fence'): Promise<number>;
   /** Everything that the controller has logged, of all its starts. */
@@ -118,11 +121,13 @@ export async function startSystem(options: SystemOptions): Promise<System> {
   const process_ = new ControllerProcess(configurationFile, socket, options.nodeArguments ?? []);
   const remove = async (signal: NodeJS.Signals): Promise<void> => {
     client.close();
-    await process_.end(signal);
-    await cluster.ceph('osd', 'pool', 'delete', cephPool, cephPool, '--yes-i-really-really-mean-it');
-    for (const user of Object.values(users)) await cluster.ceph('auth', 'del', `client.${user}`);
-    await rm(directory, { recursive: true, force: true });
-    await rm(storeDirectory, { recursive: true, force: true });
+    await cleanUp(
+      () => process_.end(signal),
+      () => cluster.ceph('osd', 'pool', 'delete', cephPool, cephPool, '--yes-i-really-really-mean-it'),
+      ...Object.values(users).map((user) => () => cluster.ceph('auth', 'del', `client.${user}`)),
+      () => rm(directory, { recursive: true, force: true }),
+      () => rm(storeDirectory, { recursive: true, force: true }),
+    );
   };
   try {
     await process_.start();
@@ -156,6 +161,9 @@ export async function startSystem(options: SystemOptions): Promise<System> {
     get pid() {
       return process_.pid;
     },
+    get running() {
+      return process_.running;
+    },
     agentPid: (role) => process_.agentPid(role),
     log: () => process_.log,
     kill: () => process_.end('SIGKILL'),
@@ -182,6 +190,11 @@ class ControllerProcess {
     const pid = this.#child?.pid;
     if (pid === undefined) throw new Error('The controller does not run.');
     return pid;
+  }
+
+  get running(): boolean {
+    const child = this.#child;
+    return child !== undefined && child.exitCode === null && child.signalCode === null;
   }
 
   async start(): Promise<void> {

@@ -9,6 +9,7 @@ import { expect } from 'chai';
 import { initialisePool } from '../../src/agents/rbd/pool-init.js';
 import { type AgentEvent, type Backends, createBackends, defaultAgentSettings } from '../../src/backends/index.js';
 import { BackendError } from '../../src/core/ports/backend.js';
+import { cleanUp } from '../helpers/clean-up.js';
 import { type Cluster, startCluster } from '../helpers/cluster.js';
 import { waitFor } from '../helpers/wait.js';
 import { clock, pool, step } from '../unit/backends-fakes.js';
@@ -62,9 +63,11 @@ describe('backends: agents as processes', function () {
     await backends.start('00000000-0000-4000-8000-000000000001');
   });
   after(async () => {
-    await backends?.stop();
-    await cluster?.remove();
-    await rm(directory, { recursive: true, force: true });
+    await cleanUp(
+      () => backends?.stop(),
+      () => cluster?.remove(),
+      () => rm(directory, { recursive: true, force: true }),
+    );
   });
 
   const processId = (role: string): number => backends.processIds().get(`main/${role}`) ?? 0;

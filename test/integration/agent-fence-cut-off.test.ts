@@ -4,6 +4,7 @@ import { objectHash, placementGroup } from '../../src/agents/rbd/fence/placement
 import { CephError } from '../../src/agents/rbd/librbd/errors.js';
 import { RbdImage } from '../../src/agents/rbd/librbd/image.js';
 import type { Image__Output } from '../../src/generated/moorage/backend/v1/Image.js';
+import { cleanUp } from '../helpers/clean-up.js';
 import { waitFor } from '../helpers/wait.js';
 import { type Access, type FenceFixture, fenceFixture, unique, Writer } from './agent-fence-harness.js';
 import { failure } from './agent-rbd-harness.js';
@@ -18,8 +19,10 @@ describe('role fence: cutting clients off', function () {
     fixture = await fenceFixture({ name: 'cut-off', osds: 3 });
   });
   after(async () => {
-    await fixture?.end();
-    await fixture?.cluster.remove();
+    await cleanUp(
+      () => fixture?.end(),
+      () => fixture?.cluster.remove(),
+    );
   });
 
   async function exported(): Promise<{ image: Image__Output; exportId: string; access: Access }> {

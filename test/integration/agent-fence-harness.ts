@@ -9,6 +9,7 @@ import { Cluster as Connection, timeoutOverrides } from '../../src/agents/rbd/li
 import { initialisePool, type PoolInitialisationResult } from '../../src/agents/rbd/pool-init.js';
 import type { Image, Image__Output } from '../../src/generated/moorage/backend/v1/Image.js';
 import type { TakePointResponse__Output } from '../../src/generated/moorage/backend/v1/TakePointResponse.js';
+import { cleanUp } from '../helpers/clean-up.js';
 import { type Cluster, startCluster } from '../helpers/cluster.js';
 import { waitFor } from '../helpers/wait.js';
 import { TestAgent } from './agent-rbd-harness.js';
@@ -110,15 +111,14 @@ export async function fenceFixture(options: { name?: string; osds?: number } = {
       return (await cluster.rbd('--id', access.user, '--keyring', keyring, ...parameters)).stdout;
     },
     async end() {
-      try {
-        for (const connection of connections) await connection.close();
-        for (const exportId of exports) await fixture.step('RevokeAccess', { exportId });
-      } finally {
-        await Promise.all([data.kill(), fence.kill()]);
-      }
-      await cluster.ceph('auth', 'del', `client.${dataUser}`);
-      await cluster.ceph('auth', 'del', `client.${fenceUser}`);
-      await rm(directory, { recursive: true, force: true });
+      await cleanUp(
+        ...connections.map((connection) => () => connection.close()),
+        ...[...exports].map((exportId) => () => fixture.step('RevokeAccess', { exportId })),
+        () => data.kill(),
+        () => fence.kill(),
+        ...[dataUser, fenceUser].map((user) => () => cluster.ceph('auth', 'del', `client.${user}`)),
+        () => rm(directory, { recursive: true, force: true }),
+      );
     },
   };
   return fixture;

@@ -3,6 +3,7 @@ import type { Cluster as Connection } from '../../src/agents/rbd/librbd/cluster.
 import { readHeader, readSnapshot } from '../../src/agents/rbd/librbd/header.js';
 import type { CreateImageResponse__Output } from '../../src/generated/moorage/backend/v1/CreateImageResponse.js';
 import type { Image__Output } from '../../src/generated/moorage/backend/v1/Image.js';
+import { cleanUp } from '../helpers/clean-up.js';
 import { type Cluster, startCluster } from '../helpers/cluster.js';
 import { waitFor } from '../helpers/wait.js';
 import { connectAdmin, objectsWith, parentOf, TestAgent, uniqueName } from './agent-rbd-harness.js';
@@ -25,9 +26,11 @@ describe('RBD agent that is killed inside a call', function () {
   });
 
   after(async () => {
-    await survivor.purge(base);
-    await survivor.kill();
-    await admin.close();
+    await cleanUp(
+      () => survivor?.purge(base),
+      () => survivor?.kill(),
+      () => admin?.close(),
+    );
   });
 
   /** Kills an agent at a moment inside a call, asks another for the same step, and says what came of it. */

@@ -8,6 +8,7 @@ import type { GetUsageResponse__Output } from '../../src/generated/moorage/backe
 import type { Image__Output } from '../../src/generated/moorage/backend/v1/Image.js';
 import type { Point__Output } from '../../src/generated/moorage/backend/v1/Point.js';
 import type { TakePointResponse__Output } from '../../src/generated/moorage/backend/v1/TakePointResponse.js';
+import { cleanUp } from '../helpers/clean-up.js';
 import { type Cluster, startCluster } from '../helpers/cluster.js';
 import { waitFor } from '../helpers/wait.js';
 import { connectAdmin, failure, parentOf, TestAgent, uniqueName } from './agent-rbd-harness.js';
@@ -84,11 +85,13 @@ describe('RBD agent on an image that a guest writes to', function () {
   });
 
   after(async () => {
-    guest.kill();
-    await admin.monCommand({ prefix: 'auth del', entity: user });
-    await waitFor('the volume purges', async () => agent.purge(volume).then(() => true));
-    await agent.kill();
-    await admin.close();
+    await cleanUp(
+      () => guest?.kill(),
+      () => admin?.monCommand({ prefix: 'auth del', entity: user }),
+      () => waitFor('the volume purges', async () => agent.purge(volume).then(() => true)),
+      () => agent?.kill(),
+      () => admin?.close(),
+    );
   });
 
   it('takes points, expands, removes points; the guest sees no error, each point is right', async () => {

@@ -1,4 +1,5 @@
 import { expect } from 'chai';
+import { cleanUp } from '../helpers/clean-up.js';
 import { type Cluster, startCluster } from '../helpers/cluster.js';
 import { waitFor } from '../helpers/wait.js';
 import { failure, TestAgent, uniqueName } from './agent-rbd-harness.js';
@@ -29,9 +30,11 @@ describe('RBD agent whose storage does not answer', function () {
   });
 
   after(async () => {
-    await cluster.resumeOsd(0);
-    await agent.kill();
-    await cluster.remove();
+    await cleanUp(
+      () => cluster?.resumeOsd(0),
+      () => agent?.kill(),
+      () => cluster?.remove(),
+    );
   });
 
   it('ends each step in bounded time with an unknown outcome, and leaves the other pool its threads', async () => {

@@ -11,6 +11,7 @@ import {
   sealDescriptor,
 } from '../../src/descriptor/index.js';
 import type { NodeOptions } from '../../src/storage-utils/index.js';
+import { cleanUp } from '../helpers/clean-up.js';
 import { type Cluster, startCluster } from '../helpers/cluster.js';
 import { execute } from '../helpers/exec.js';
 import { type LibvirtHost, startLibvirtHost } from '../helpers/libvirt-host.js';
@@ -141,10 +142,12 @@ export async function startFixture(name: string): Promise<Fixture> {
     secrets: async () =>
       (await host.virsh('secret-list')).stdout.split('\n').flatMap((line) => line.trim().split(/\s+/)[0] || []),
     remove: async () => {
-      await host.remove();
-      for (const user of users) await cluster.ceph('auth', 'del', `client.${user}`);
-      await cluster.ceph('osd', 'pool', 'delete', POOL, POOL, '--yes-i-really-really-mean-it');
-      await rm(directory, { recursive: true, force: true });
+      await cleanUp(
+        () => host.remove(),
+        ...users.map((user) => () => cluster.ceph('auth', 'del', `client.${user}`)),
+        () => cluster.ceph('osd', 'pool', 'delete', POOL, POOL, '--yes-i-really-really-mean-it'),
+        () => rm(directory, { recursive: true, force: true }),
+      );
     },
   };
 }
