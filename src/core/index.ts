@@ -99,6 +99,8 @@ export function createCore(given: CoreParts): Core {
     while (!membership.signal.aborted) {
       await clock.sleep(settings.reaperIntervalMilliseconds, membership.signal);
       if (membership.signal.aborted) return;
+      // Several that purge the same images at once would do no harm, and the same work twice.
+      if (!watch.isFirst) continue;
       try {
         await reap();
         await removeExpired(context);

@@ -14,7 +14,7 @@ export interface CoreSettings {
   readonly reaperConcurrency: number;
   /** A clone deeper than this is refused; kernel rbd stops at 16. */
   readonly hardCloneDepth: number;
-  /** How many operations may run at once before a call is shed. */
+  /** How many operations may run at once on one pool before a call is shed. */
   readonly maximumRunningOperations: number;
   /** How long a cut-off client stays cut off, in seconds; at least a day. */
   readonly cutOffExpirySeconds: number;

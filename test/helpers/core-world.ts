@@ -35,6 +35,8 @@ export class CoreWorld {
   /** Milliseconds that the wall clock is ahead: windows and lifetimes end when a test says so. */
   ahead = 0;
   readonly notices: string[] = [];
+  /** `inc` of the controller that made each pass of the reaper. */
+  readonly reaped: string[] = [];
   core!: Core;
   /** Freezes the controller that was started last. */
   freezer!: Freezer;
@@ -118,13 +120,17 @@ export class CoreWorld {
     };
     const agents = this.fake.attach();
     const backend = { data: freezer.wrap(agents.backend.data), fence: freezer.wrap(agents.backend.fence) };
-    const core = createCore({
+    const core: Core = createCore({
       store: freezer.wrap(this.store),
       backend: () => backend,
       vault: this.#vault,
       sealer: this.#sealer,
       clock,
-      metrics: { operationEnded: () => undefined, journalLength: () => undefined, reaperPass: () => undefined },
+      metrics: {
+        operationEnded: () => undefined,
+        journalLength: () => undefined,
+        reaperPass: () => this.reaped.push(core.inc),
+      },
       events: { notice: ({ level, message }) => this.notices.push(`${level}: ${message}`) },
       settings: {
         ...defaultCoreSettings,
@@ -299,6 +305,9 @@ export class CoreWorld {
     }
     const ids = [...volumes, ...snapshots, ...exports].map(({ id }) => id).sort();
     expect([...fake.catalogue.keys()].sort(), 'catalogue').to.deep.equal(ids);
+    for (const { id, displayName, tags } of [...volumes, ...snapshots]) {
+      expect(fake.catalogueEntry(id), `catalogue entry of ${id}`).to.deep.include({ displayName, tags });
+    }
     expect([...fake.users.keys()].sort(), 'users').to.deep.equal(exports.map(({ id }) => id).sort());
     expect([...this.agents.connections.keys()], 'connections that are still open').to.deep.equal([]);
     expect(fake.violations).to.deep.equal([]);

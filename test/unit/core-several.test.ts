@@ -12,7 +12,11 @@ describe('core: several controllers on one store', () => {
   let world: CoreWorld;
 
   beforeEach(async () => {
-    world = await CoreWorld.make({ storeIsExclusive: false, beatTimeoutMilliseconds: BEAT_TIMEOUT });
+    world = await CoreWorld.make({
+      storeIsExclusive: false,
+      beatTimeoutMilliseconds: BEAT_TIMEOUT,
+      reaperIntervalMilliseconds: 100,
+    });
   });
 
   afterEach(() => world.end());
@@ -21,7 +25,9 @@ describe('core: several controllers on one store', () => {
     (await listAll<ControllerRecord>(world.store, indexes.controllers)).map(({ value }) => value);
 
   /** Starts a create whose step is sent, and keeps its effect back until told. */
-  const beginCreate = async (deaf = true): Promise<{ readonly answer: Promise<unknown>; readonly release: () => void }> => {
+  const beginCreate = async (
+    deaf = true,
+  ): Promise<{ readonly answer: Promise<unknown>; readonly release: () => void }> => {
     let release = (): void => undefined;
     const until = new Promise<void>((resolve) => {
       release = resolve;
@@ -54,6 +60,22 @@ describe('core: several controllers on one store', () => {
     expect((await controllers()).map(({ state }) => state)).to.deep.equal(['live', 'live']);
     expect(world.lost, world.notices.slice(beats).join('\n')).to.equal(0);
     await world.expectWhole();
+  });
+
+  it('let one of them reap, and another when that one is gone', async () => {
+    const passes = (core: typeof world.core): number => world.reaped.filter((inc) => inc === core.inc).length;
+    const first = world.core;
+    await world.start();
+    const [low, high] = [first, world.core].sort((a, b) => (a.inc < b.inc ? -1 : 1));
+    if (low === undefined || high === undefined) throw new Error('two were started');
+    await waitFor('ten passes in a row to be of one', () => {
+      const last = world.reaped.slice(-10);
+      return last.length === 10 && last.every((inc) => inc === low.inc);
+    });
+    const before = passes(high);
+    await low.stop(0);
+    await low.leave();
+    await waitFor('the other to reap', () => passes(high) > before);
   });
 
   it('take over from one that froze in the middle of a step, and it can do nothing more when it wakes', async () => {

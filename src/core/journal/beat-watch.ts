@@ -26,6 +26,7 @@ export class BeatWatch {
   private readonly process: ProcessIdentity | undefined;
   private readonly inc: string;
   private seen = new Map<string, SeenBeat>();
+  private first = false;
 
   constructor(options: {
     store: Store;
@@ -39,6 +40,14 @@ export class BeatWatch {
     this.settings = options.settings;
     this.process = options.process;
     this.inc = options.inc;
+  }
+
+  /**
+   * Whether this is the one controller that does what needs doing only once, as the reaper's passes: of those that live, the
+   * one with the lowest `inc`. Two may think so for a while; what they do must bear it.
+   */
+  get isFirst(): boolean {
+    return this.settings.storeIsExclusive || this.first;
   }
 
   /** The records of all other controllers, each with whether it is dead. To be called at least every T/5. */
@@ -58,6 +67,7 @@ export class BeatWatch {
       found.push({ document, dead: await this.isDead(document.value, now - stands.since) });
     }
     this.seen = seen;
+    this.first = found.every(({ document, dead }) => dead || document.value.inc > this.inc);
     return found;
   }
 

@@ -108,7 +108,7 @@ export class Journal {
       if (known !== undefined) return await this.joinToken(call, known.value, parametersHash);
       const intent = await call.intend();
       if (intent.intent === 'nothing') return { resourceId: intent.resourceId, operationId: intent.operationId };
-      if (intent.intent === 'operation') this.requireRoom();
+      if (intent.intent === 'operation') this.requireRoom(intent.poolId);
       const now = this.clock.now();
       const token: TokenRecord = {
         parametersHash,
@@ -196,12 +196,14 @@ export class Journal {
     if (document?.value.state === 'running' && document.value.owner === this.membership.inc) this.runner.run(document);
   }
 
-  private requireRoom(): void {
-    if (this.runner.length < this.settings.maximumRunningOperations) return;
-    throw new MoorageError('RESOURCE_EXHAUSTED', 'Too many operations run at once. Try again a little later.', {
-      reason: 'TOO_MANY_OPERATIONS',
-      retryAfterMilliseconds: 1_000,
-    });
+  /** Each pool has its own room: one that is stuck fills up, and takes nothing from the others. */
+  private requireRoom(poolId: string): void {
+    if (this.runner.lengthOn(poolId) < this.settings.maximumRunningOperations) return;
+    throw new MoorageError(
+      'RESOURCE_EXHAUSTED',
+      `Too many operations run at once on the pool ${poolId}. Try again a little later.`,
+      { reason: 'TOO_MANY_OPERATIONS', metadata: { pool_id: poolId }, retryAfterMilliseconds: 1_000 },
+    );
   }
 
   /** The revision of the commit; undefined after a conflict. */

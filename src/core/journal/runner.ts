@@ -27,6 +27,8 @@ export class OperationRunner {
   private readonly waiters: Waiters;
   private readonly definitions: ReadonlyMap<OperationKind, OperationDefinition<unknown>>;
   private readonly running = new Map<string, Promise<void>>();
+  /** How many of them are on each pool. */
+  private readonly runningByPool = new Map<string, number>();
 
   constructor(options: {
     store: Store;
@@ -56,6 +58,11 @@ export class OperationRunner {
     return this.running.size;
   }
 
+  /** Operations on that pool that run now. */
+  lengthOn(poolId: string): number {
+    return this.runningByPool.get(poolId) ?? 0;
+  }
+
   /** Whether this controller runs that operation now. */
   runs(operationId: string): boolean {
     return this.running.has(operationId);
@@ -63,8 +70,9 @@ export class OperationRunner {
 
   /** Runs an operation in the background. One that runs already is left alone. */
   run(document: StoredDocument<Operation>): void {
-    const id = document.value.id;
+    const { id, poolId } = document.value;
     if (this.running.has(id)) return;
+    this.runningByPool.set(poolId, this.lengthOn(poolId) + 1);
     const running = this.carryOut(document)
       .catch((error: unknown) => {
         if (this.membership.signal.aborted) return;
@@ -77,6 +85,9 @@ export class OperationRunner {
       })
       .finally(() => {
         this.running.delete(id);
+        const left = this.lengthOn(poolId) - 1;
+        if (left > 0) this.runningByPool.set(poolId, left);
+        else this.runningByPool.delete(poolId);
         this.metrics.journalLength(this.running.size);
         this.waiters.ended(id);
       });
