@@ -54,7 +54,7 @@ build_initrd() {
   gcc -static -O2 -Wall -Wextra -o "$system/disk-agent" "$source_file" -lpthread
   # In the order in which they must be loaded, each once.
   modprobe -d "$directory/kernel" -S "$version" --show-depends -a virtio_pci virtio_blk virtio_scsi sd_mod |
-    awk '$1 == "insmod" && !seen[$2]++ { print $2 }' | while read -r module; do
+    sed -nE 's/^insmod (.*\.ko[^ ]*).*/\1/p' | awk '!seen[$0]++' | while read -r module; do
     cp "$module" "$system/modules/"
     basename "$module" >>"$system/modules/order"
   done
