@@ -78,7 +78,8 @@ export class PoolFacts {
 
   #entry(pool: Pool): Entry {
     const known = this.#entries.get(pool.id);
-    if (known !== undefined) {
+    // A pool of that name that was deleted and made again may lie somewhere else.
+    if (known !== undefined && JSON.stringify(known.pool.settings) === JSON.stringify(pool.settings)) {
       known.pool = pool;
       return known;
     }

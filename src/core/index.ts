@@ -15,20 +15,22 @@ import type { Store } from './ports/store.js';
 import { removeExpired } from './reaper/janitor.js';
 import { Reaper, type ReaperResult } from './reaper/reaper.js';
 import type { CoreContext } from './services/context.js';
+import { deletePoolDefinition } from './services/delete-pool.js';
 import { createExportDefinition } from './services/exports/create-export.js';
 import { Exports } from './services/exports/exports.js';
 import { removeExportDefinition } from './services/exports/remove-export.js';
 import { Nodes } from './services/nodes.js';
 import { Operations } from './services/operations.js';
 import { Pools } from './services/pools.js';
+import { relabelDefinition } from './services/relabel.js';
 import { createSnapshotDefinition } from './services/snapshots/create-snapshot.js';
 import { PointsInTime } from './services/snapshots/points.js';
-import { Snapshots, snapshotTrash } from './services/snapshots/snapshots.js';
+import { Snapshots, snapshotLabels, snapshotTrash } from './services/snapshots/snapshots.js';
 import { deleteDefinition, undeleteDefinition } from './services/trash.js';
 import type { Services } from './services/types.js';
 import { createVolumeDefinition } from './services/volumes/create-volume.js';
 import { expandVolumeDefinition } from './services/volumes/expand-volume.js';
-import { Volumes, volumeTrash } from './services/volumes/volumes.js';
+import { Volumes, volumeLabels, volumeTrash } from './services/volumes/volumes.js';
 import type { CoreSettings } from './settings.js';
 
 export { type CoreSettings, defaultCoreSettings } from './settings.js';
@@ -145,14 +147,17 @@ function operationDefinitions(core: CoreContext): readonly OperationDefinition<n
   const points = new PointsInTime(core);
   const definitions = [
     createVolumeDefinition(core),
+    relabelDefinition(core, volumeLabels(core)),
     expandVolumeDefinition(core),
     deleteDefinition(core, volumeTrash(core)),
     undeleteDefinition(core, volumeTrash(core)),
     createSnapshotDefinition(core, points),
+    relabelDefinition(core, snapshotLabels(core)),
     deleteDefinition(core, snapshotTrash(core)),
     undeleteDefinition(core, snapshotTrash(core)),
     createExportDefinition(core),
     removeExportDefinition(core),
+    deletePoolDefinition(core),
   ];
   // The runner hands each definition only the plans of its own kind.
   return definitions as unknown as readonly OperationDefinition<never>[];

@@ -21,14 +21,14 @@ describe('contract: golden vectors of the API', () => {
   const vectors = JSON.parse(readFileSync(path, 'utf8')) as Vector[];
   const root = new protobuf.Root();
   root.resolvePath = (_origin, target) => (target.startsWith('google/') ? target : join(protosDirectory, target));
-  root.loadSync(['storage_controller', 'node', 'pool', 'operation'].map((name) => `moorage/v1/${name}_service.proto`));
+  root.loadSync(['storage_controller', 'node', 'pool', 'operation', 'event'].map((name) => `moorage/v1/${name}_service.proto`));
   root.resolveAll();
 
   it('are there for the request and the response of every method', () => {
     const known = new Set(vectors.map((vector) => vector.message));
     const api = root.lookup('moorage.v1') as protobuf.Namespace;
     const services = api.nestedArray.filter((each) => each instanceof protobuf.Service);
-    expect(services).to.have.length(4);
+    expect(services).to.have.length(5);
     for (const method of services.flatMap((service) => service.methodsArray)) {
       expect([...known], method.fullName).to.include.members([
         `moorage.v1.${method.requestType}`,

@@ -32,6 +32,7 @@ own = [each for each in descriptor_set.file if each.package == "moorage.v1"]
 messages = message_factory.GetMessages(descriptor_set.file)
 descriptors = messages["moorage.v1.Volume"].DESCRIPTOR.file.pool
 Duration = messages["google.protobuf.Duration"]
+FieldMask = messages["google.protobuf.FieldMask"]
 
 
 class Messages:
@@ -114,6 +115,13 @@ def drive_pools():
     check(pools.GetPool(v1.GetPoolRequest(pool_id="py")).pool.tags["language"] == "python", "tags")
     listed = pools.ListPools(v1.ListPoolsRequest()).pools
     check("py" in [pool.id for pool in listed], listed)
+    updated = pools.UpdatePool(
+        v1.UpdatePoolRequest(
+            client_token=token(), pool_id="py", update_mask=FieldMask(paths=["tags.tier"]), tags={"tier": "gold"}
+        )
+    ).pool
+    check(dict(updated.tags) == {"language": "python", "tier": "gold"}, updated)
+    check(updated.undelete_window_seconds == 0 and updated.etag != created.etag, updated)
 
 
 def drive_nodes():
@@ -124,6 +132,12 @@ def drive_nodes():
     check(node.public_key == request.public_key and len(node.public_key_id) == 16, node)
     check(nodes.RegisterNode(request).node == node, "the same token gives the same answer")
     check(nodes.GetNode(v1.GetNodeRequest(node_id="py-node")).node == node, "get")
+    node = nodes.UpdateNode(
+        v1.UpdateNodeRequest(
+            client_token=token(), node_id="py-node", update_mask=FieldMask(paths=["tags"]), tags={"rack": "7"}
+        )
+    ).node
+    check(dict(node.tags) == {"rack": "7"} and node.public_key == request.public_key, node)
     check(node in nodes.ListNodes(v1.ListNodesRequest(page_size=1000)).nodes, "list")
 
 
@@ -162,10 +176,29 @@ def drive_volumes():
     ).volume
     check(expanded.size_bytes == 16 * MIB and expanded.etag != volume.etag, expanded)
 
+    updated = storage.UpdateVolume(
+        v1.UpdateVolumeRequest(
+            client_token=token(),
+            volume_id=volume.id,
+            update_mask=FieldMask(paths=["display_name", "tags.a", "tags.c"]),
+            display_name="renamed",
+            tags={"c": "d"},
+            etag=expanded.etag,
+        )
+    ).volume
+    check(updated.display_name == "renamed" and dict(updated.tags) == {"c": "d"}, updated)
+    check(updated.size_bytes == 16 * MIB and updated.state == v1.VOLUME_STATE_AVAILABLE, updated)
+
     snapshot = storage.CreateSnapshot(
         v1.CreateSnapshotRequest(client_token=token(), volume_id=volume.id, display_name="s")
     ).snapshot
     check(snapshot.state == v1.SNAPSHOT_STATE_COMPLETED and snapshot.HasField("point_time"), snapshot)
+    snapshot = storage.UpdateSnapshot(
+        v1.UpdateSnapshotRequest(
+            client_token=token(), snapshot_id=snapshot.id, update_mask=FieldMask(paths=["display_name"]), display_name="t"
+        )
+    ).snapshot
+    check(snapshot.display_name == "t" and snapshot.state == v1.SNAPSHOT_STATE_COMPLETED, snapshot)
     check(storage.GetSnapshot(v1.GetSnapshotRequest(snapshot_id=snapshot.id)).snapshot == snapshot, "get")
     snapshots = storage.ListSnapshots(v1.ListSnapshotsRequest(volume_id=volume.id)).snapshots
     check(list(snapshots) == [snapshot], snapshots)
@@ -245,6 +278,12 @@ def drive_endings(volume, snapshot, copy):
     request = v1.RemoveNodeRequest(client_token=token(), node_id="py-node")
     nodes.RemoveNode(request)
     nodes.RemoveNode(v1.RemoveNodeRequest(client_token=token(), node_id="py-node"))
+    full = must_fail(
+        pools.DeletePool,
+        v1.DeletePoolRequest(client_token=token(), pool_id="py"),
+        grpc.StatusCode.FAILED_PRECONDITION,
+    )
+    check("not empty" in full.details(), full.details())
 
 
 def drive_errors():
@@ -258,6 +297,11 @@ def drive_errors():
             "OUT_OF_RANGE",
         ),
         (storage.ListVolumes, v1.ListVolumesRequest(states=[99]), "INVALID_ARGUMENT"),
+        (
+            pools.UpdatePool,
+            v1.UpdatePoolRequest(client_token=token(), pool_id="py", update_mask=FieldMask(paths=["rbd.access"])),
+            "INVALID_ARGUMENT",
+        ),
     ]
     for call, request, code in cases:
         must_fail(call, request, getattr(grpc.StatusCode, code))

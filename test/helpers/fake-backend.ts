@@ -79,8 +79,19 @@ export class FakeBackend {
   onAgentDeath: (agents: FakeAgents) => void = () => undefined;
   /** Says what goes wrong with a step; asked once for each. */
   fault: (method: string, context: StepContext) => Fault | undefined = () => undefined;
+  /** How often one asks until an image is flattened. */
+  flattenQuestions = 3;
+  /** Images that are being flattened, and how often was asked. */
+  readonly flattening = new Map<string, number>();
   readonly #usedNames = new Set<string>();
   #next = 1;
+
+  /** What a catalogue entry says, without a look at its tag. */
+  catalogueEntry(key: string): Readonly<Record<string, unknown>> {
+    const text = Buffer.from(this.catalogue.get(key) ?? '').toString('latin1');
+    const json = Buffer.from(text.slice(text.indexOf('{"version"')), 'latin1').toString();
+    return JSON.parse(json) as Record<string, unknown>;
+  }
 
   /** The agents of a new controller. */
   attach(): FakeAgents {

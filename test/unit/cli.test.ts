@@ -95,6 +95,31 @@ describe('the moorage command', () => {
       expect(stdout).to.contain(sampleVolume.id).and.to.contain('10GiB').and.to.contain('available');
     });
 
+    it('update sends what was given and nothing else, and refuses an update of nothing', async () => {
+      const argv = ['volume', 'update', sampleVolume.id];
+      const methods = { 'volumes.update': async () => changed(sampleVolume) };
+      const { code, stdout, seen } = await run(
+        methods,
+        ...[...argv, '--name', 'db', '--tag', 'a.b=c', '--untag', 'owner', '--token', 't1'],
+      );
+      expect(code).to.equal(0);
+      expect(seen[0]?.request).to.deep.equal({
+        clientToken: 't1',
+        validateOnly: false,
+        id: sampleVolume.id,
+        etag: '',
+        updateMask: ['display_name', 'tags.a.b', 'tags.owner'],
+        tags: { 'a.b': 'c' },
+        displayName: 'db',
+      });
+      expect(stdout).to.contain(sampleVolume.id);
+      const nameless = await run(methods, ...argv, '--name', '');
+      expect(nameless.seen[0]?.request).to.deep.include({ updateMask: ['display_name'], displayName: '' });
+      for (const wrong of [[], ['--tag', 'a=b', '--untag', 'a'], ['--untag', '']]) {
+        expect(await run(methods, ...argv, ...wrong), wrong.join(' ')).to.deep.include({ code: 2, seen: [] });
+      }
+    });
+
     it('create from a snapshot needs neither size nor pool', async () => {
       const { code, seen } = await run(
         { 'volumes.create': async () => changed(sampleVolume) },

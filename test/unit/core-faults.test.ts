@@ -28,6 +28,24 @@ const scenes: readonly Scene[] = [
     },
   },
   {
+    name: 'update volume',
+    methods: ['putCatalogueEntry'],
+    prepare: async (world) => {
+      const { id } = await world.createVolume();
+      const update = { updateMask: ['display_name', 'tags.a'], displayName: 'new', tags: { a: 'b' } };
+      return (clientToken) => world.core.services.volumes.update({ ...change(id, clientToken), ...update }, admin());
+    },
+  },
+  {
+    name: 'update snapshot',
+    methods: ['putCatalogueEntry'],
+    prepare: async (world) => {
+      const { id } = await world.createSnapshot((await world.createVolume()).id);
+      const update = { updateMask: ['display_name'], displayName: 'new', tags: {} };
+      return (clientToken) => world.core.services.snapshots.update({ ...change(id, clientToken), ...update }, admin());
+    },
+  },
+  {
     name: 'expand volume',
     methods: ['openConnection', 'putCatalogueEntry', 'expandImage', 'closeConnection'],
     prepare: async (world) => {

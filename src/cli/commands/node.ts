@@ -3,6 +3,7 @@ import { type Node, pages } from '../../client/index.js';
 import { formatNodePublicKey, parseNodePublicKey } from '../../descriptor/index.js';
 import { type CommandContext, calling, withSession } from '../context.js';
 import { CommandFailure, EXIT } from '../exit-codes.js';
+import { type LabelFlags, labelling, updateFields } from '../labels.js';
 import { formatTags, formatTime, properties, table } from '../output.js';
 import type { CommonFlags } from '../session.js';
 import { collect, collectTag } from '../values.js';
@@ -79,6 +80,30 @@ export function addNodeCommands(program: Command, context: CommandContext): void
         session.show(nodes, table([head, ...rows]));
       }),
   );
+
+  labelling(
+    changing(
+      calling(
+        group.command('update').description("change a node's tags and initiator name").argument('<name>'),
+        'moorage node update nc-a --tag rack=7',
+      ),
+    ),
+  )
+    .option('--initiator-name <iqn>', 'its iSCSI initiator name')
+    .action(async (nodeId: string, flags: MutationFlags & LabelFlags & { initiatorName?: string }) =>
+      withSession(context, flags, async (session) => {
+        const { node } = await session.client.updateNode(
+          {
+            ...mutation(flags),
+            ...updateFields(flags, flags.initiatorName === undefined ? [] : ['initiator_name']),
+            nodeId,
+            initiatorName: flags.initiatorName ?? '',
+          },
+          session.patient,
+        );
+        session.show(node, describeNode(node));
+      }),
+    );
 
   changing(
     calling(

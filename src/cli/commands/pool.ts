@@ -2,6 +2,7 @@ import { type Command, Option } from 'commander';
 import { type Pool, pages } from '../../client/index.js';
 import { type CommandContext, calling, withSession } from '../context.js';
 import { EXIT_CODE_HELP } from '../exit-codes.js';
+import { type LabelFlags, labelling, updateFields } from '../labels.js';
 import { formatTags, formatTime, properties, table, toJson } from '../output.js';
 import type { CommonFlags } from '../session.js';
 import { collectTag, formatSize, parseDuration, shortState } from '../values.js';
@@ -16,6 +17,11 @@ interface CreateFlags extends CommonFlags {
   readonly keyringUser: string;
   readonly undeleteWindow?: number;
   readonly tag: Record<string, string>;
+}
+
+interface MutationFlags extends CommonFlags {
+  readonly token?: string;
+  readonly validateOnly?: boolean;
 }
 
 interface InitFlags {
@@ -95,6 +101,47 @@ export function addPoolCommands(program: Command, context: CommandContext): void
         ]);
         session.show(pools, table([head, ...rows]));
       }),
+  );
+
+  labelling(
+    changing(
+      calling(
+        group.command('update').description("change a pool's tags and undelete window").argument('<name>'),
+        'moorage pool update ssd --undelete-window 14d --tag tier=gold',
+      ),
+    ),
+  )
+    .option('--undelete-window <duration>', 'how long what is deleted from now on can be undeleted', parseDuration)
+    .action(async (poolId: string, flags: MutationFlags & LabelFlags & { undeleteWindow?: number }) =>
+      withSession(context, flags, async (session) => {
+        const { pool } = await session.client.updatePool(
+          {
+            ...mutation(flags),
+            ...updateFields(flags, flags.undeleteWindow === undefined ? [] : ['undelete_window_seconds']),
+            poolId,
+            undeleteWindowSeconds: Math.round(flags.undeleteWindow ?? 0),
+          },
+          session.patient,
+        );
+        session.show(pool, describePool(pool));
+      }),
+    );
+
+  changing(
+    calling(
+      group
+        .command('delete')
+        .description('forget a pool in which there is nothing; its storage is left as it is')
+        .argument('<name>'),
+      'moorage pool delete ssd',
+    ),
+  ).action(async (poolId: string, flags: MutationFlags) =>
+    withSession(context, flags, async (session) => {
+      const { operationId } = await session.client.deletePool({ ...mutation(flags), poolId }, session.patient);
+      await session.finish(operationId);
+      session.show({ id: poolId }, '');
+      session.note(flags.validateOnly ? `${poolId} could be deleted` : `${poolId} is deleted`);
+    }),
   );
 
   group

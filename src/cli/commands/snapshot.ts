@@ -1,6 +1,7 @@
 import type { Command } from 'commander';
 import { pages, type Snapshot } from '../../client/index.js';
 import { type CommandContext, calling, withSession } from '../context.js';
+import { type LabelFlags, labelling, updateFields } from '../labels.js';
 import { formatTags, formatTime, properties, table } from '../output.js';
 import type { CommonFlags, Session } from '../session.js';
 import { collectTag, formatSize, shortState, stateName } from '../values.js';
@@ -78,6 +79,30 @@ export function addSnapshotCommands(program: Command, context: CommandContext): 
     )
     .option('--tag <key=value>', 'only snapshots with this tag; may be repeated', collectTag, {})
     .action(async (flags: ListFlags) => withSession(context, flags, (session) => list(session, flags)));
+
+  labelling(
+    changing(
+      calling(
+        group.command('update').description("change a snapshot's name and tags").argument('<snapshot>'),
+        'moorage snapshot update snap-0123456789abcdef0 --name db --tag tier=gold --untag owner',
+      ),
+    ),
+  )
+    .option('--name <text>', 'a name for people')
+    .action(async (snapshotId: string, flags: MutationFlags & LabelFlags & { name?: string }) =>
+      withSession(context, flags, async (session) => {
+        const { snapshot, operationId } = await session.client.updateSnapshot(
+          {
+            ...mutation(flags),
+            ...updateFields(flags, flags.name === undefined ? [] : ['display_name']),
+            snapshotId,
+            displayName: flags.name ?? '',
+          },
+          session.patient,
+        );
+        await showChanged(session, snapshot, operationId, flags);
+      }),
+    );
 
   changing(
     calling(

@@ -2,6 +2,7 @@ import type { Command } from 'commander';
 import { pages, type Volume } from '../../client/index.js';
 import { type CommandContext, calling, withSession } from '../context.js';
 import { CommandFailure, EXIT } from '../exit-codes.js';
+import { type LabelFlags, labelling, updateFields } from '../labels.js';
 import { formatTags, formatTime, properties, table } from '../output.js';
 import type { CommonFlags, Session } from '../session.js';
 import { collectTag, formatSize, parseSize, shortState, stateName } from '../values.js';
@@ -74,6 +75,30 @@ export function addVolumeCommands(program: Command, context: CommandContext): vo
     .option('--state <state>', 'only volumes in this state; may be repeated', stateName('VOLUME_STATE_', STATES), [])
     .option('--tag <key=value>', 'only volumes with this tag; may be repeated', collectTag, {})
     .action(async (flags: ListFlags) => withSession(context, flags, (session) => list(session, flags)));
+
+  labelling(
+    changing(
+      calling(
+        group.command('update').description("change a volume's name and tags").argument('<volume>'),
+        'moorage volume update vol-0123456789abcdef0 --name db --tag tier=gold --untag owner',
+      ),
+    ),
+  )
+    .option('--name <text>', 'a name for people')
+    .action(async (volumeId: string, flags: MutationFlags & LabelFlags & { name?: string }) =>
+      withSession(context, flags, async (session) => {
+        const { volume, operationId } = await session.client.updateVolume(
+          {
+            ...mutation(flags),
+            ...updateFields(flags, flags.name === undefined ? [] : ['display_name']),
+            volumeId,
+            displayName: flags.name ?? '',
+          },
+          session.patient,
+        );
+        await showChanged(session, volume, operationId, flags);
+      }),
+    );
 
   changing(
     calling(

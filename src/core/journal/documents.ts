@@ -177,12 +177,27 @@ export function putNode(node: Node, expect: Expectation): Write {
   return put(keys.node(node.id), expect, node, [{ index: indexes.nodes, sort: node.id }]);
 }
 
+function poolDocument(pool: Pool, expect: Expectation): Write {
+  return put(keys.pool(pool.id), expect, pool, [{ index: indexes.pools, sort: pool.id }]);
+}
+
 /** Puts a new pool, with a document that names its place: of two calls at once for one place, one meets a conflict. */
 export function putPool(pool: Pool, expect: 'absent'): readonly Write[] {
   const { cluster, cephPool } = pool.settings;
+  return [poolDocument(pool, expect), put(keys.place(cluster, cephPool), expect, { poolId: pool.id }, [])];
+}
+
+/** Puts a pool that changed; its place stays what it is. */
+export function putChangedPool(pool: Pool, expect: number): Write {
+  return poolDocument(pool, expect);
+}
+
+/** Removes a pool and the document that names its place. */
+export function removePool(pool: Pool, expect: number): readonly Write[] {
+  const { cluster, cephPool } = pool.settings;
   return [
-    put(keys.pool(pool.id), expect, pool, [{ index: indexes.pools, sort: pool.id }]),
-    put(keys.place(cluster, cephPool), expect, { poolId: pool.id }, []),
+    { kind: 'delete', key: keys.pool(pool.id), expect },
+    { kind: 'delete', key: keys.place(cluster, cephPool), expect: 'any' },
   ];
 }
 

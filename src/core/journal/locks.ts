@@ -1,4 +1,5 @@
 import { MoorageError } from '../errors.js';
+import { isId } from '../model/ids.js';
 import type { Lock, LockRecord, Operation } from '../model/operation.js';
 import type { Clock } from '../ports/clock.js';
 import type { Store, Write } from '../ports/store.js';
@@ -19,7 +20,7 @@ const SNAPSHOT_PARTS = 8;
 
 /** The keys of a resource's lock: all are absent when nobody holds it. */
 export function lockKeys(resourceId: string): readonly string[] {
-  const parts = resourceId.startsWith('snap-') ? SNAPSHOT_PARTS : 1;
+  const parts = isId('snap', resourceId) ? SNAPSHOT_PARTS : 1;
   return Array.from({ length: parts }, (_, part) => keys.lock(resourceId, part));
 }
 
@@ -73,7 +74,7 @@ async function conflictError(store: Store, clock: Clock, lock: Lock, operationId
     {
       reason: 'OPERATION_IN_PROGRESS',
       metadata: {
-        resource_id: lock.resourceId,
+        resource_id: lock.resourceId.replace(/\/.*/, ''),
         operation_id: operationId,
         age_milliseconds: String(age),
         phase: other?.phase ?? '',

@@ -3,14 +3,18 @@ import type { ErrorCode } from '../errors.js';
 /** What an operation does. Its definition (core/journal/definitions) says how. */
 export type OperationKind =
   | 'volume.create'
+  | 'volume.update'
   | 'volume.expand'
   | 'volume.delete'
   | 'volume.undelete'
   | 'snapshot.create'
+  | 'snapshot.update'
   | 'snapshot.delete'
   | 'snapshot.undelete'
   | 'export.create'
-  | 'export.remove';
+  | 'export.remove'
+  | 'pool.delete'
+  | 'admin.repair';
 
 export type OperationState = 'running' | 'succeeded' | 'failed';
 
@@ -18,7 +22,7 @@ export type LockMode = 'shared' | 'exclusive';
 
 /** One lock that an operation holds from its begin to its finish. */
 export interface Lock {
-  /** Id of the volume, snapshot or export. */
+  /** Id of the volume, snapshot, export or pool; with "/labels" behind it only its name and tags. */
   readonly resourceId: string;
   readonly mode: LockMode;
 }

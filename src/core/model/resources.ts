@@ -138,6 +138,8 @@ export interface Pool {
   readonly tags: Readonly<Record<string, string>>;
   readonly createTime: number;
   readonly updateTime: number;
+  /** The operation that is deleting it: nothing new may be put into it. */
+  readonly operationId?: string;
 }
 
 export type PoolHealth = 'unknown' | 'ready' | 'unavailable';

@@ -14,10 +14,13 @@ import type {
   PageRequest,
   RegisterNode,
   ResourceMutation,
+  UpdateNode,
   Versioned,
 } from './types.js';
+import { readUpdateMask, sameTags } from './update-mask.js';
 
 const MOST_ADDRESSES = 32;
+const LONGEST_INITIATOR_NAME = 223;
 
 /** The use cases of nodes. */
 export class Nodes implements NodeService {
@@ -70,6 +73,30 @@ export class Nodes implements NodeService {
       index: indexes.nodes,
       fits: () => true,
     });
+  }
+
+  async update(request: UpdateNode, caller: Caller): Promise<Changed<Versioned<Node>>> {
+    requireClientToken(request.clientToken);
+    requireName('node_id', request.id);
+    const mask = readUpdateMask(request.updateMask, ['initiator_name']);
+    if (mask.has('initiator_name')) requireText('initiator_name', request.initiatorName, LONGEST_INITIATOR_NAME);
+    const intend = async () => {
+      const document = await getNode(this.core.store, request.id);
+      requireEtag(document, request.etag);
+      const node = document.value;
+      const tags = mask.tags(node.tags, request.tags);
+      const initiatorName = mask.has('initiator_name') ? request.initiatorName : node.initiatorName;
+      const same = sameTags(tags, node.tags) && initiatorName === node.initiatorName;
+      const changed = same ? node : { ...node, tags, initiatorName, updateTime: this.core.clock.now() };
+      const write = same
+        ? { kind: 'check' as const, key: document.key, expect: document.rev }
+        : putNode(changed, document.rev);
+      return { intent: 'immediate' as const, resourceId: node.id, writes: [write], changed };
+    };
+    if (request.validateOnly) return { resource: { value: (await intend()).changed, etag: '' }, operationId: '' };
+    const { clientToken, validateOnly: _, ...parameters } = request;
+    await this.journal.record({ method: 'UpdateNode', principal: caller.name, clientToken, parameters, intend });
+    return { resource: versioned(await getNode(this.core.store, request.id)), operationId: '' };
   }
 
   async remove(request: ResourceMutation, caller: Caller): Promise<void> {
@@ -131,7 +158,7 @@ export class Nodes implements NodeService {
         );
       }
     }
-    requireText('initiator_name', request.initiatorName, 223);
+    requireText('initiator_name', request.initiatorName, LONGEST_INITIATOR_NAME);
     requireTags(request.tags);
     const now = this.core.clock.now();
     return {

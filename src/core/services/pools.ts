@@ -1,11 +1,12 @@
 import { invalidField, MoorageError } from '../errors.js';
 import { listAll } from '../journal/agents.js';
-import { indexes, keys, putPool } from '../journal/documents.js';
+import { indexes, keys, putChangedPool, putPool } from '../journal/documents.js';
 import type { Journal } from '../journal/journal.js';
 import type { Pool } from '../model/resources.js';
 import { requireClientToken, requireName, requireTags } from '../model/validation.js';
 import { BackendError } from '../ports/backend.js';
-import { type CoreContext, getPool, versioned } from './context.js';
+import { type CoreContext, getPool, requireEtag, settle, versioned } from './context.js';
+import { intendDeletePool } from './delete-pool.js';
 import { listPage } from './page-tokens.js';
 import type {
   Caller,
@@ -15,8 +16,11 @@ import type {
   PageRequest,
   PoolService,
   PoolWithStatus,
+  ResourceMutation,
+  UpdatePool,
   Versioned,
 } from './types.js';
+import { readUpdateMask, sameTags } from './update-mask.js';
 
 const DEFAULT_UNDELETE_WINDOW_SECONDS = 7 * 24 * 60 * 60;
 const LONGEST_UNDELETE_WINDOW_SECONDS = 90 * 24 * 60 * 60;
@@ -76,6 +80,54 @@ export class Pools implements PoolService {
     return { ...page, items: page.items.map((item) => ({ ...item, value: this.withStatus(item.value) })) };
   }
 
+  async update(request: UpdatePool, caller: Caller): Promise<Changed<Versioned<PoolWithStatus>>> {
+    requireClientToken(request.clientToken);
+    requireName('pool_id', request.id);
+    const mask = readUpdateMask(request.updateMask, ['undelete_window_seconds']);
+    if (mask.has('undelete_window_seconds')) requireWindow(request.undeleteWindowSeconds);
+    const intend = async () => {
+      const document = await getPool(this.core.store, request.id);
+      requireEtag(document, request.etag);
+      const pool = document.value;
+      if (pool.operationId !== undefined) throw beingDeleted(pool);
+      const tags = mask.tags(pool.tags, request.tags);
+      const undeleteWindowSeconds = mask.has('undelete_window_seconds')
+        ? request.undeleteWindowSeconds
+        : pool.undeleteWindowSeconds;
+      const same = sameTags(tags, pool.tags) && undeleteWindowSeconds === pool.undeleteWindowSeconds;
+      const changed = same ? pool : { ...pool, tags, undeleteWindowSeconds, updateTime: this.core.clock.now() };
+      const write = same
+        ? { kind: 'check' as const, key: document.key, expect: document.rev }
+        : putChangedPool(changed, document.rev);
+      return { intent: 'immediate' as const, resourceId: pool.id, writes: [write], changed };
+    };
+    if (request.validateOnly) {
+      return { resource: { value: this.withStatus((await intend()).changed), etag: '' }, operationId: '' };
+    }
+    const { clientToken, validateOnly: _, ...parameters } = request;
+    await this.journal.record({ method: 'UpdatePool', principal: caller.name, clientToken, parameters, intend });
+    return { resource: await this.get(request.id, caller), operationId: '' };
+  }
+
+  async delete(request: ResourceMutation, caller: Caller): Promise<{ readonly operationId: string }> {
+    requireClientToken(request.clientToken);
+    requireName('pool_id', request.id);
+    const intend = () => intendDeletePool(this.core, request);
+    if (request.validateOnly) {
+      await intend();
+      return { operationId: '' };
+    }
+    const recorded = await this.journal.record({
+      method: 'DeletePool',
+      principal: caller.name,
+      clientToken: request.clientToken,
+      parameters: { id: request.id, etag: request.etag },
+      intend,
+    });
+    await settle(this.journal, this.core.clock, recorded, caller);
+    return { operationId: recorded.operationId };
+  }
+
   private withStatus(pool: Pool): PoolWithStatus {
     return { pool, status: this.core.backend().data.poolStatus(pool) };
   }
@@ -98,9 +150,7 @@ export class Pools implements PoolService {
       throw invalidField('rbd.keyring_user', 'goes only with keyring access');
     }
     const window = request.undeleteWindowSeconds ?? DEFAULT_UNDELETE_WINDOW_SECONDS;
-    if (!Number.isInteger(window) || window < 0 || window > LONGEST_UNDELETE_WINDOW_SECONDS) {
-      throw invalidField('undelete_window_seconds', `must be 0 to ${LONGEST_UNDELETE_WINDOW_SECONDS} (90 days)`);
-    }
+    requireWindow(window);
     requireTags(request.tags);
     const now = this.core.clock.now();
     return {
@@ -158,6 +208,20 @@ export class Pools implements PoolService {
       }
     }
   }
+}
+
+function requireWindow(seconds: number): void {
+  if (!Number.isInteger(seconds) || seconds < 0 || seconds > LONGEST_UNDELETE_WINDOW_SECONDS) {
+    throw invalidField('undelete_window_seconds', `must be 0 to ${LONGEST_UNDELETE_WINDOW_SECONDS} (90 days)`);
+  }
+}
+
+function beingDeleted(pool: Pool): MoorageError {
+  return new MoorageError('ABORTED', `The pool ${pool.id} is being deleted by ${pool.operationId}.`, {
+    reason: 'OPERATION_IN_PROGRESS',
+    metadata: { pool_id: pool.id, operation_id: pool.operationId ?? '' },
+    retryAfterMilliseconds: 500,
+  });
 }
 
 function isSame(a: Pool, b: Pool): boolean {

@@ -80,6 +80,26 @@ export interface ResourceMutation extends Mutation {
   readonly etag: string;
 }
 
+/** An update. What `updateMask` does not name stays as it is, whatever the other fields say. */
+export interface ResourceUpdate extends ResourceMutation {
+  /** The paths of the field mask, as the API spells fields; "tags.KEY" is one tag. */
+  readonly updateMask: readonly string[];
+  readonly tags: Readonly<Record<string, string>>;
+}
+
+/** Of a volume or a snapshot. */
+export interface UpdateLabels extends ResourceUpdate {
+  readonly displayName: string;
+}
+
+export interface UpdateNode extends ResourceUpdate {
+  readonly initiatorName: string;
+}
+
+export interface UpdatePool extends ResourceUpdate {
+  readonly undeleteWindowSeconds: number;
+}
+
 export interface ExpandVolume extends ResourceMutation {
   readonly sizeBytes: number;
 }
@@ -177,6 +197,7 @@ export interface VolumeService {
   create(request: CreateVolume, caller: Caller): Promise<Changed<Versioned<Volume>>>;
   get(id: string, caller: Caller): Promise<Versioned<Volume>>;
   list(request: ListVolumes, caller: Caller): Promise<Page<Volume>>;
+  update(request: UpdateLabels, caller: Caller): Promise<Changed<Versioned<Volume>>>;
   expand(request: ExpandVolume, caller: Caller): Promise<Changed<Versioned<Volume>>>;
   /** The resource is undefined when it was purged before. */
   delete(request: ResourceMutation, caller: Caller): Promise<Changed<Versioned<Volume> | undefined>>;
@@ -187,6 +208,7 @@ export interface SnapshotService {
   create(request: CreateSnapshot, caller: Caller): Promise<Changed<Versioned<Snapshot>>>;
   get(id: string, caller: Caller): Promise<Versioned<Snapshot>>;
   list(request: ListSnapshots, caller: Caller): Promise<Page<Snapshot>>;
+  update(request: UpdateLabels, caller: Caller): Promise<Changed<Versioned<Snapshot>>>;
   delete(request: ResourceMutation, caller: Caller): Promise<Changed<Versioned<Snapshot> | undefined>>;
   undelete(request: ResourceMutation, caller: Caller): Promise<Changed<Versioned<Snapshot>>>;
 }
@@ -204,6 +226,7 @@ export interface NodeService {
   register(request: RegisterNode, caller: Caller): Promise<Changed<Versioned<Node>>>;
   get(id: string, caller: Caller): Promise<Versioned<Node>>;
   list(request: PageRequest, caller: Caller): Promise<Page<Node>>;
+  update(request: UpdateNode, caller: Caller): Promise<Changed<Versioned<Node>>>;
   remove(request: ResourceMutation, caller: Caller): Promise<void>;
 }
 
@@ -211,12 +234,17 @@ export interface PoolService {
   create(request: CreatePool, caller: Caller): Promise<Changed<Versioned<PoolWithStatus>>>;
   get(id: string, caller: Caller): Promise<Versioned<PoolWithStatus>>;
   list(request: PageRequest, caller: Caller): Promise<Page<PoolWithStatus>>;
+  update(request: UpdatePool, caller: Caller): Promise<Changed<Versioned<PoolWithStatus>>>;
+  /** Only an empty one. Answers the operation's id; empty when there was no such pool. */
+  delete(request: ResourceMutation, caller: Caller): Promise<{ readonly operationId: string }>;
 }
 
 export interface OperationService {
   get(id: string, caller: Caller): Promise<Operation>;
   list(request: ListOperations, caller: Caller): Promise<{ items: readonly Operation[]; nextPageToken: string }>;
   wait(id: string, timeoutMilliseconds: number | undefined, caller: Caller): Promise<Operation>;
+  /** Asks it to leave out what it can do without, and waits for its end. */
+  cancel(id: string, caller: Caller): Promise<Operation>;
 }
 
 /** Everything the edge calls. */

@@ -1,6 +1,6 @@
 import type { Services } from '../../core/services/types.js';
 import type { NodeServiceHandlers } from '../../generated/moorage/v1/NodeService.js';
-import { fromPage, fromResourceMutation } from '../mapping/requests.js';
+import { fromPage, fromResourceMutation, fromUpdate } from '../mapping/requests.js';
 import { toNode } from '../mapping/resources.js';
 import { type CallEnvironment, unary } from '../unary.js';
 
@@ -23,6 +23,13 @@ export function nodeHandlers(services: Services, environment: CallEnvironment): 
     ListNodes: unary(environment, async (request, caller) => {
       const page = await services.nodes.list(fromPage(request), caller);
       return { nodes: page.items.map(toNode), nextPageToken: page.nextPageToken };
+    }),
+
+    UpdateNode: unary(environment, async (request, caller) => {
+      const { initiatorName } = request;
+      const update = { ...fromUpdate(request.nodeId, request), initiatorName };
+      const { resource, operationId } = await services.nodes.update(update, caller);
+      return { node: toNode(resource), operationId };
     }),
 
     RemoveNode: unary(environment, async (request, caller) => {

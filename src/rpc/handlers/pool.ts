@@ -1,7 +1,8 @@
 import type { Services } from '../../core/services/types.js';
 import type { PoolServiceHandlers } from '../../generated/moorage/v1/PoolService.js';
-import { fromCreatePool, fromPage } from '../mapping/requests.js';
+import { fromCreatePool, fromPage, fromResourceMutation, fromUpdate } from '../mapping/requests.js';
 import { toPool } from '../mapping/resources.js';
+import { fromInt64 } from '../mapping/scalars.js';
 import { type CallEnvironment, unary } from '../unary.js';
 
 /** Places where volumes live. */
@@ -20,5 +21,16 @@ export function poolHandlers(services: Services, environment: CallEnvironment): 
       const page = await services.pools.list(fromPage(request), caller);
       return { pools: page.items.map(toPool), nextPageToken: page.nextPageToken };
     }),
+
+    UpdatePool: unary(environment, async (request, caller) => {
+      const undeleteWindowSeconds = fromInt64('undelete_window_seconds', request.undeleteWindowSeconds);
+      const update = { ...fromUpdate(request.poolId, request), undeleteWindowSeconds };
+      const { resource, operationId } = await services.pools.update(update, caller);
+      return { pool: toPool(resource), operationId };
+    }),
+
+    DeletePool: unary(environment, (request, caller) =>
+      services.pools.delete(fromResourceMutation(request.poolId, request), caller),
+    ),
   };
 }

@@ -1,6 +1,13 @@
 import type { Services } from '../../core/services/types.js';
 import type { StorageControllerServiceHandlers } from '../../generated/moorage/v1/StorageControllerService.js';
-import { fromCreateVolume, fromExport, fromGrantExport, fromPage, fromResourceMutation } from '../mapping/requests.js';
+import {
+  fromCreateVolume,
+  fromExport,
+  fromGrantExport,
+  fromPage,
+  fromResourceMutation,
+  fromUpdate,
+} from '../mapping/requests.js';
 import { toExport, toGrant, toSnapshot, toVolume } from '../mapping/resources.js';
 import { fromInt64, toTimestamp } from '../mapping/scalars.js';
 import { fromStates, snapshotStates, volumeStates } from '../mapping/states.js';
@@ -33,6 +40,13 @@ export function storageControllerHandlers(
         caller,
       );
       return { volumes: page.items.map(toVolume), nextPageToken: page.nextPageToken };
+    }),
+
+    UpdateVolume: unary(environment, async (request, caller) => {
+      const { displayName } = request;
+      const update = { ...fromUpdate(request.volumeId, request), displayName };
+      const { resource, operationId } = await services.volumes.update(update, caller);
+      return { volume: toVolume(resource), operationId };
     }),
 
     ExpandVolume: unary(environment, async (request, caller) => {
@@ -85,6 +99,13 @@ export function storageControllerHandlers(
         caller,
       );
       return { snapshots: page.items.map(toSnapshot), nextPageToken: page.nextPageToken };
+    }),
+
+    UpdateSnapshot: unary(environment, async (request, caller) => {
+      const { displayName } = request;
+      const update = { ...fromUpdate(request.snapshotId, request), displayName };
+      const { resource, operationId } = await services.snapshots.update(update, caller);
+      return { snapshot: toSnapshot(resource), operationId };
     }),
 
     DeleteSnapshot: unary(environment, async (request, caller) => {

@@ -8,7 +8,9 @@ import type {
   GrantExport,
   PageRequest,
   ResourceMutation,
+  ResourceUpdate,
 } from '../../core/services/types.js';
+import type { FieldMask__Output } from '../../generated/google/protobuf/FieldMask.js';
 import type { CreatePoolRequest__Output } from '../../generated/moorage/v1/CreatePoolRequest.js';
 import type { CreateVolumeRequest__Output } from '../../generated/moorage/v1/CreateVolumeRequest.js';
 import type { ExportRequest__Output } from '../../generated/moorage/v1/ExportRequest.js';
@@ -33,6 +35,20 @@ export function fromResourceMutation(
   request: { clientToken: string; etag: string; validateOnly: boolean },
 ): ResourceMutation {
   return { clientToken: request.clientToken, id, etag: request.etag, validateOnly: request.validateOnly };
+}
+
+/** What all updates have in common. */
+export function fromUpdate(
+  id: string,
+  request: {
+    clientToken: string;
+    etag: string;
+    validateOnly: boolean;
+    updateMask: FieldMask__Output | null;
+    tags: Readonly<Record<string, string>>;
+  },
+): ResourceUpdate {
+  return { ...fromResourceMutation(id, request), updateMask: request.updateMask?.paths ?? [], tags: request.tags };
 }
 
 export function fromCreateVolume(request: CreateVolumeRequest__Output): CreateVolume {

@@ -5,9 +5,10 @@ import { requireId } from '../../model/ids.js';
 import type { Snapshot } from '../../model/resources.js';
 import { requireClientToken } from '../../model/validation.js';
 import { snapshotTo } from '../../transitions.js';
-import { type CoreContext, findSnapshot, getSnapshot, settle, versioned } from '../context.js';
+import { awaitEnd, type CoreContext, findSnapshot, getSnapshot, requireEtag, settle, versioned } from '../context.js';
 import { snapshotIdentityOf } from '../identity.js';
 import { listPage } from '../page-tokens.js';
+import { intendRelabel, type LabelKind } from '../relabel.js';
 import { intendDelete, intendUndelete, type TrashKind } from '../trash.js';
 import type {
   Caller,
@@ -17,6 +18,7 @@ import type {
   Page,
   ResourceMutation,
   SnapshotService,
+  UpdateLabels,
   Versioned,
 } from '../types.js';
 import { checkCreateSnapshot, intendCreateSnapshot } from './create-snapshot.js';
@@ -47,16 +49,30 @@ export function snapshotTrash(core: CoreContext): TrashKind<Snapshot> {
   };
 }
 
+/** Name and tags as they are for snapshots. */
+export function snapshotLabels(core: CoreContext): LabelKind<Snapshot> {
+  return {
+    operationKind: 'snapshot.update',
+    noun: 'snapshot',
+    usable: 'completed',
+    get: (id) => getSnapshot(core.store, id),
+    put: putSnapshot,
+    identity: snapshotIdentityOf,
+  };
+}
+
 /** The use cases of snapshots. */
 export class Snapshots implements SnapshotService {
   private readonly core: CoreContext;
   private readonly journal: Journal;
   private readonly trash: TrashKind<Snapshot>;
+  private readonly labels: LabelKind<Snapshot>;
 
   constructor(core: CoreContext, journal: Journal) {
     this.core = core;
     this.journal = journal;
     this.trash = snapshotTrash(core);
+    this.labels = snapshotLabels(core);
   }
 
   async create(request: CreateSnapshot, caller: Caller): Promise<Changed<Versioned<Snapshot>>> {
@@ -91,6 +107,16 @@ export class Snapshots implements SnapshotService {
     });
   }
 
+  async update(request: UpdateLabels, caller: Caller): Promise<Changed<Versioned<Snapshot>>> {
+    requireClientToken(request.clientToken);
+    requireId('snap', 'snapshot_id', request.id);
+    if (request.validateOnly) {
+      const { changed } = await intendRelabel(this.core, this.labels, request);
+      return { resource: { value: changed, etag: '' }, operationId: '' };
+    }
+    return this.change('UpdateSnapshot', request, caller, () => intendRelabel(this.core, this.labels, request));
+  }
+
   async delete(request: ResourceMutation, caller: Caller): Promise<Changed<Versioned<Snapshot> | undefined>> {
     requireClientToken(request.clientToken);
     requireId('snap', 'snapshot_id', request.id);
@@ -98,12 +124,13 @@ export class Snapshots implements SnapshotService {
       const { document } = await intendDelete(this.core, this.trash, request);
       return { resource: document === undefined ? undefined : versioned(document), operationId: '' };
     }
+    const etag = await this.endFlattening(request, caller);
     const recorded = await this.journal.record({
       method: 'DeleteSnapshot',
       principal: caller.name,
       clientToken: request.clientToken,
       parameters: { id: request.id, etag: request.etag },
-      intend: () => intendDelete(this.core, this.trash, request),
+      intend: () => intendDelete(this.core, this.trash, { ...request, etag }),
     });
     await settle(this.journal, this.core.clock, recorded, caller);
     const document = await findSnapshot(this.core.store, request.id);
@@ -119,6 +146,20 @@ export class Snapshots implements SnapshotService {
       return { resource: versioned(document), operationId: '' };
     }
     return this.change('UndeleteSnapshot', request, caller, () => intendUndelete(this.core, this.trash, request));
+  }
+
+  /**
+   * One that is being flattened is not worth that any more: it is completed as it is, and then deleted.
+   * @returns the etag that it must still have
+   */
+  private async endFlattening(request: ResourceMutation, caller: Caller): Promise<string> {
+    const found = await findSnapshot(this.core.store, request.id);
+    if (found.value.state !== 'pending') return request.etag;
+    const { operationId } = found.value;
+    requireEtag(found, request.etag);
+    if (operationId === undefined || (await this.journal.cancel(operationId)) === 'refused') return request.etag;
+    await awaitEnd(this.journal, this.core.clock, operationId, caller);
+    return '';
   }
 
   private async change(

@@ -56,6 +56,7 @@ export async function intendCreateVolume(
 ): Promise<Intent & { readonly volume: Volume }> {
   const source = request.sourceSnapshotId === '' ? undefined : await getSnapshot(core.store, request.sourceSnapshotId);
   const pool = await poolFor(core, request, source?.value);
+  requireOpenPool(pool.value);
   const { sizeBytes, cloneDepth } = measure(core, request, source?.value);
   const now = core.clock.now();
   const volume: Volume = {
@@ -97,6 +98,15 @@ export async function intendCreateVolume(
     ],
     volume,
   };
+}
+
+/** Refuses a pool that is being deleted. @throws MoorageError FAILED_PRECONDITION */
+function requireOpenPool(pool: Pool): void {
+  if (pool.operationId === undefined) return;
+  throw new MoorageError('FAILED_PRECONDITION', `The pool ${pool.id} is being deleted.`, {
+    reason: 'POOL_BEING_DELETED',
+    metadata: { pool_id: pool.id, operation_id: pool.operationId },
+  });
 }
 
 async function poolFor(

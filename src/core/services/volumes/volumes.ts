@@ -8,6 +8,7 @@ import { volumeTo } from '../../transitions.js';
 import { type CoreContext, findVolume, getVolume, settle, versioned } from '../context.js';
 import { identityOf } from '../identity.js';
 import { listPage } from '../page-tokens.js';
+import { intendRelabel, type LabelKind } from '../relabel.js';
 import { intendDelete, intendUndelete, type TrashKind } from '../trash.js';
 import type {
   Caller,
@@ -17,6 +18,7 @@ import type {
   ListVolumes,
   Page,
   ResourceMutation,
+  UpdateLabels,
   Versioned,
   VolumeService,
 } from '../types.js';
@@ -35,6 +37,18 @@ export function volumeTrash(core: CoreContext): TrashKind<Volume> {
     to: (volume, state) => volumeTo(volume, state === 'completed' ? 'available' : state),
     identity: identityOf,
     requireDeletable: (volume) => requireDeletable(core, volume),
+  };
+}
+
+/** Name and tags as they are for volumes. */
+export function volumeLabels(core: CoreContext): LabelKind<Volume> {
+  return {
+    operationKind: 'volume.update',
+    noun: 'volume',
+    usable: 'available',
+    get: (id) => getVolume(core.store, id),
+    put: putVolume,
+    identity: identityOf,
   };
 }
 
@@ -73,11 +87,13 @@ export class Volumes implements VolumeService {
   private readonly core: CoreContext;
   private readonly journal: Journal;
   private readonly trash: TrashKind<Volume>;
+  private readonly labels: LabelKind<Volume>;
 
   constructor(core: CoreContext, journal: Journal) {
     this.core = core;
     this.journal = journal;
     this.trash = volumeTrash(core);
+    this.labels = volumeLabels(core);
   }
 
   async create(request: CreateVolume, caller: Caller): Promise<Changed<Versioned<Volume>>> {
@@ -108,6 +124,16 @@ export class Volumes implements VolumeService {
         (poolId === '' || volume.poolId === poolId) &&
         wantedTags.every(([name, value]) => volume.tags[name] === value),
     });
+  }
+
+  async update(request: UpdateLabels, caller: Caller): Promise<Changed<Versioned<Volume>>> {
+    requireClientToken(request.clientToken);
+    requireId('vol', 'volume_id', request.id);
+    if (request.validateOnly) {
+      const { changed } = await intendRelabel(this.core, this.labels, request);
+      return { resource: { value: changed, etag: '' }, operationId: '' };
+    }
+    return this.change('UpdateVolume', request, caller, () => intendRelabel(this.core, this.labels, request));
   }
 
   async expand(request: ExpandVolume, caller: Caller): Promise<Changed<Versioned<Volume>>> {
