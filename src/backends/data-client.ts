@@ -158,6 +158,28 @@ export function dataClient(steps: StepCaller, pools: PoolFacts): DataBackend {
       return { sizeBytes: coreSize('ExpandImage', answer.sizeBytes) };
     },
 
+    async flattenImage(pool, image, context) {
+      const { answer } = await steps.call(
+        pool,
+        'data',
+        dataService.FlattenImage,
+        (step) => ({ step, image: wireImage(image) }),
+        context,
+      );
+      return { flattened: answer.flattened, progressPercent: Math.max(0, Math.min(100, answer.progressPercent)) };
+    },
+
+    async stopFlatten(pool, image, context) {
+      const { answer } = await steps.call(
+        pool,
+        'data',
+        dataService.StopFlatten,
+        (step) => ({ step, image: wireImage(image) }),
+        context,
+      );
+      return answer.flattened;
+    },
+
     async getUsage(pool, image, context) {
       const { answer } = await steps.call(
         pool,

@@ -263,6 +263,7 @@ function coreSettings(configuration: Configuration): CoreSettings {
     retryLimitMilliseconds: configuration.journal.retry_limit,
     reaperIntervalMilliseconds: configuration.reaper.interval,
     reaperConcurrency: configuration.reaper.concurrency,
+    softCloneDepth: configuration.limits.flatten_depth,
     hardCloneDepth: configuration.limits.clone_depth,
     maximumRunningOperations: configuration.limits.running_operations,
     cutOffExpirySeconds: Math.ceil(configuration.fencing.cut_off_expiry / 1000),

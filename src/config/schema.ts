@@ -118,6 +118,7 @@ export const configurationSchema = z.strictObject({
       concurrent_calls: wholeNumber(1, 100_000).default(1024),
       running_operations: wholeNumber(1, 100_000).default(512),
       clone_depth: wholeNumber(1, 14).default(14),
+      flatten_depth: wholeNumber(1, 15).default(8),
     })
     .prefault({}),
   agents: z

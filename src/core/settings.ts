@@ -12,6 +12,8 @@ export interface CoreSettings {
   readonly reaperIntervalMilliseconds: number;
   /** How many images the reaper purges at once. */
   readonly reaperConcurrency: number;
+  /** A snapshot that would lie as deep as this, or deeper, is flattened before it is completed. */
+  readonly softCloneDepth: number;
   /** A clone deeper than this is refused; kernel rbd stops at 16. */
   readonly hardCloneDepth: number;
   /** How many operations may run at once on one pool before a call is shed. */
@@ -35,6 +37,7 @@ export const defaultCoreSettings: CoreSettings = {
   retryLimitMilliseconds: 5_000,
   reaperIntervalMilliseconds: 60_000,
   reaperConcurrency: 4,
+  softCloneDepth: 8,
   hardCloneDepth: 14,
   maximumRunningOperations: 512,
   cutOffExpirySeconds: 30 * 24 * 60 * 60,

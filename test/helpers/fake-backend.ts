@@ -113,6 +113,7 @@ export class FakeBackend {
     const dead = agents.data;
     agents.data = this.#identity('data');
     agents.connections.clear();
+    this.flattening.clear();
     closeGate(agents);
     return dead;
   }
@@ -302,6 +303,13 @@ export class FakeBackend {
         }),
       getUsage: (_pool, record, context) =>
         step('getUsage', context, () => {
+      flattenImage: (_pool, record, context) => step('flattenImage', context, () => this.#flatten(record)),
+      stopFlatten: (_pool, record, context) =>
+        step('stopFlatten', context, () => {
+          const image = this.#image(record);
+          this.flattening.delete(image.id);
+          return image.parent === undefined;
+        }),
           const image = this.images.get(record.backendId);
           if (image === undefined) return [];
           return [...new Set([...image.watchers, ...image.locks])].map((address) => ({
@@ -398,6 +406,49 @@ export class FakeBackend {
 
   #addImage(
     name: string,
+  #flatten(record: ImageRecord): { readonly flattened: boolean; readonly progressPercent: number } {
+    const image = this.#image(record);
+    if (image.parent === undefined) return { flattened: true, progressPercent: 100 };
+    const { imageId, pointId } = image.parent;
+    if (record.parent?.backendId !== imageId || record.parent.point.backendId !== pointId) {
+      throw refused('FAILED_PRECONDITION', 'OTHER_PARENT', `${image.name} has another parent`);
+    }
+    const asked = (this.flattening.get(image.id) ?? 0) + 1;
+    this.flattening.set(image.id, asked);
+    if (asked < this.flattenQuestions) {
+      return { flattened: false, progressPercent: Math.floor((asked * 100) / this.flattenQuestions) };
+    }
+    this.flattening.delete(image.id);
+    if (this.#isOpenAbove(image)) this.violations.push(`${image.name} is flattened under somebody who has it open`);
+    for (const data of [image.data, ...[...image.points.values()].map((point) => point.data)]) {
+      for (const block of this.#blocksOf(image)) {
+        const value = this.#readBlock(image, data, block);
+        if (value !== '') data.set(block, value);
+      }
+    }
+    this.images.get(imageId)?.points.get(pointId)?.children.delete(image.id);
+    delete image.parent;
+    return { flattened: true, progressPercent: 100 };
+  }
+
+  #isOpenAbove(image: FakeImage): boolean {
+    if (image.watchers.size > 0) return true;
+    const children = [...image.points.values()].flatMap((point) => [...point.children]);
+    return children.some((id) => {
+      const child = this.images.get(id);
+      return child !== undefined && this.#isOpenAbove(child);
+    });
+  }
+
+  /** Every block that it, or anything below it, has. */
+  #blocksOf(image: FakeImage): ReadonlySet<number> {
+    const blocks = new Set(image.data.keys());
+    const parent = this.images.get(image.parent?.imageId ?? '');
+    for (const block of parent?.points.get(image.parent?.pointId ?? '')?.data.keys() ?? []) blocks.add(block);
+    for (const block of parent === undefined ? [] : this.#blocksOf(parent)) blocks.add(block);
+    return blocks;
+  }
+
     sizeBytes: number,
     source: { readonly image: FakeImage; readonly point: FakePoint } | undefined,
   ): FakeImage {

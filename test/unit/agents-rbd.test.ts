@@ -81,7 +81,7 @@ describe('RBD agent: lanes', () => {
 
   it('gives each pool and kind its own', () => {
     const limits = { concurrent: 1, queued: 0 };
-    const lanes = new Lanes({ steps: limits, reads: limits });
+    const lanes = new Lanes({ steps: limits, reads: limits, polls: limits });
     expect(lanes.of('a', 'steps')).to.equal(lanes.of('a', 'steps'));
     expect(lanes.of('a', 'steps')).to.not.equal(lanes.of('a', 'reads'));
     expect(lanes.of('a', 'steps')).to.not.equal(lanes.of('b', 'steps'));

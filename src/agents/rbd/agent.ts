@@ -50,6 +50,8 @@ export async function serveAgent(
     lanes: new Lanes({
       steps: { concurrent: options.lane, queued: options.laneQueue },
       reads: { concurrent: Math.max(1, Math.floor(options.lane / 4)), queued: options.laneQueue },
+      // These hold a thread for a moment at most.
+      polls: { concurrent: 16 * options.lane, queued: options.laneQueue },
     }),
     logger,
     longestStepMilliseconds: Math.max(120_000, options.osdTimeoutSeconds * 4000),

@@ -83,7 +83,7 @@ export class Lane {
   }
 }
 
-/** The lanes of all pools: two for each, so that reads need not wait for what is slow or stuck. */
+/** The lanes of all pools: one of each kind, so that reads need not wait for what is slow or stuck. */
 export class Lanes {
   readonly #limits: Readonly<Record<LaneKind, LaneLimits>>;
   readonly #lanes = new Map<string, Lane>();
@@ -104,5 +104,5 @@ export class Lanes {
   }
 }
 
-/** "steps" for what changes something, "reads" for what only looks. */
-export type LaneKind = 'steps' | 'reads';
+/** "steps" for what changes something, "reads" for what only looks, "polls" for what waits for something that runs by itself. */
+export type LaneKind = 'steps' | 'reads' | 'polls';

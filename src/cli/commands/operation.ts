@@ -50,6 +50,21 @@ export function addOperationCommands(program: Command, context: CommandContext):
       session.show(operation, describeOperation(operation));
     }),
   );
+
+  calling(
+    group
+      .command('cancel')
+      .description('cancel the flattening of a new snapshot, which is then completed as it is')
+      .argument('<operation>'),
+    'moorage operation cancel op-0123456789abcdef0',
+  ).action(async (operationId: string, flags: CommonFlags) =>
+    withSession(context, flags, async (session) => {
+      await session.client.cancelOperation({ operationId }, session.patient);
+      await session.finish(operationId);
+      const { operation } = await session.client.getOperation({ operationId });
+      session.show(operation, describeOperation(operation));
+    }),
+  );
 }
 
 async function list(session: Session, flags: ListFlags): Promise<void> {
@@ -57,13 +72,14 @@ async function list(session: Session, flags: ListFlags): Promise<void> {
   const read = (pageToken: string) =>
     session.client.listOperations({ pageSize: 1000, pageToken, resourceId: flags.resource, states: flags.state });
   for await (const page of pages(read)) operations.push(...page.operations);
-  const head = ['ID', 'KIND', 'RESOURCE', 'STATE', 'PHASE', 'BEGUN', 'BY'];
+  const head = ['ID', 'KIND', 'RESOURCE', 'STATE', 'PHASE', 'DONE', 'BEGUN', 'BY'];
   const rows = operations.map((operation) => [
     operation.id,
     operation.kind,
     operation.resourceId,
     shortState(operation.state),
     operation.phase,
+    operation.progressPercent > 0 ? `${operation.progressPercent}%` : '',
     formatTime(operation.createTime),
     operation.principal,
   ]);
@@ -79,6 +95,7 @@ function describeOperation(operation: Operation | null): string {
     ['state', shortState(operation.state)],
     ['phase', operation.phase],
     ['progress', operation.progressPercent > 0 ? `${operation.progressPercent}%` : ''],
+    ['cancelled', operation.cancelRequested ? 'yes' : ''],
     ['why', [operation.failureCode, operation.statusMessage].filter((text) => text !== '').join(': ')],
     ['by', operation.principal],
     ['begun', formatTime(operation.createTime)],

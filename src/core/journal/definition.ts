@@ -10,7 +10,16 @@ export type BuildWrites = () => Promise<readonly Write[]>;
 /** What a phase leads to. */
 export type Next<Plan> =
   /** Go on with another phase; the plan is committed with it, before any step of that phase. */
-  | { readonly kind: 'phase'; readonly phase: string; readonly plan: Plan; readonly writes?: BuildWrites }
+  | {
+      readonly kind: 'phase';
+      readonly phase: string;
+      readonly plan: Plan;
+      readonly writes?: BuildWrites;
+      /** How far the phase is, from 0 to 100; 0 unless said. */
+      readonly progressPercent?: number;
+      /** The locks that it goes on with: some of those that it has. The others are released. All unless said. */
+      readonly locks?: readonly Lock[];
+    }
   /** Another part of the controller has committed this operation's next phase: read it and go on. */
   | { readonly kind: 'reload' }
   | { readonly kind: 'succeeded'; readonly writes: BuildWrites }
@@ -38,6 +47,8 @@ export interface OperationDefinition<Plan> {
   readonly phases: Readonly<Record<string, (context: PhaseContext<Plan>) => Promise<Next<Plan>>>>;
   /** What a step that was refused for good leads to: the way back. */
   onRefused(context: PhaseContext<Plan>, error: BackendError): Promise<Next<Plan>>;
+  /** Whether something that it is about to do, or does, can be left out (Operation.cancelRequested). Nothing unless said. */
+  cancellable?(operation: Operation<Plan>): boolean;
   /** Images whose lock an agent may hold while it works on this operation; its successor's fence breaks what it left there. */
   images(plan: Plan, operation: Operation<Plan>): Promise<readonly ImageRecord[]>;
 }

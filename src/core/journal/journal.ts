@@ -140,6 +140,26 @@ export class Journal {
 
   /** Takes up every operation that is recorded as this controller's and not yet run by it. */
   resume(operations: readonly { readonly key: string; readonly rev: number; readonly value: Operation }[]): void {
+  /**
+   * Asks an operation to leave out what it can do without. Whoever runs it, another controller perhaps, sees it at its next
+   * commit or look.
+   * @returns "refused" when there is nothing of it that can be left out now; undefined when there is no such operation
+   * @throws StoreError
+   */
+  async cancel(operationId: string): Promise<'requested' | 'ended' | 'refused' | undefined> {
+    for (;;) {
+      const document = await this.store.get<Operation>(keys.operation(operationId));
+      if (document === undefined) return undefined;
+      const operation = document.value;
+      if (operation.state !== 'running') return 'ended';
+      if (operation.cancelRequested === true) return 'requested';
+      if (!this.runner.cancellable(operation)) return 'refused';
+      const cancelled: Operation = { ...operation, cancelRequested: true, updateTime: this.clock.now() };
+      const writes = [putOperation(cancelled, document.rev), this.membership.liveCheck()];
+      if ((await this.commitOrConflict(writes)) !== undefined) return 'requested';
+    }
+  }
+
     for (const operation of operations) this.runner.run(operation);
   }
 

@@ -1,5 +1,5 @@
 import { MoorageError } from '../errors.js';
-import type { Operation, OperationKind } from '../model/operation.js';
+import type { Lock, Operation, OperationKind } from '../model/operation.js';
 import { BackendError, type StepContext } from '../ports/backend.js';
 import type { Clock } from '../ports/clock.js';
 import type { CoreEvents, CoreMetrics } from '../ports/metrics.js';
@@ -66,6 +66,11 @@ export class OperationRunner {
   /** Whether this controller runs that operation now. */
   runs(operationId: string): boolean {
     return this.running.has(operationId);
+  }
+
+  /** Whether something of it can be left out. */
+  cancellable(operation: Operation): boolean {
+    return this.definitions.get(operation.kind)?.cancellable?.(operation) ?? false;
   }
 
   /** Runs an operation in the background. One that runs already is left alone. */
@@ -200,7 +205,8 @@ export class OperationRunner {
         this.membership.liveCheck(),
         ...((await next.writes?.()) ?? []),
       ];
-      if (value.state !== 'running') writes.push(...(await releaseLocks(this.store, document.value)));
+      const released = document.value.locks.filter((lock) => value.state !== 'running' || !value.locks.includes(lock));
+      if (released.length > 0) writes.push(...(await releaseLocks(this.store, { ...document.value, locks: released })));
       let rev: number | undefined;
       try {
         const outcome = await this.store.commit(writes);
@@ -258,11 +264,20 @@ export class OperationRunner {
 /** The operation after a phase. */
 function following(operation: Operation, next: Exclude<Next<unknown>, { kind: 'reload' }>, now: number): Operation {
   const base = { ...operation, statusMessage: '', updateTime: now };
-  if (next.kind === 'phase') return { ...base, phase: next.phase, plan: next.plan };
+  if (next.kind === 'phase') {
+    const { phase, plan, progressPercent = 0 } = next;
+    const kept = next.locks;
+    const locks = kept === undefined ? operation.locks : operation.locks.filter((lock) => isAmong(kept, lock));
+    return { ...base, phase, plan, progressPercent, locks };
+  }
   const ended = { ...base, endTime: now, plan: null, phase: 'ended', progressPercent: 100 };
   if (next.kind === 'succeeded') return { ...ended, state: 'succeeded' };
   const { code, message, reason, metadata } = next.failure;
   return { ...ended, state: 'failed', statusMessage: message, failure: { code, message, reason, metadata } };
+}
+
+function isAmong(locks: readonly Lock[], { resourceId, mode }: Lock): boolean {
+  return locks.some((lock) => lock.resourceId === resourceId && lock.mode === mode);
 }
 
 /** A sentence about why a step is tried again. Backend errors are meant for callers; anything else stays in the log. */

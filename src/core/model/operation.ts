@@ -51,6 +51,8 @@ export interface Operation<Plan = unknown> {
   readonly plan: Plan;
   readonly locks: readonly Lock[];
   readonly progressPercent: number;
+  /** Whether it is to leave out what it can do without (OperationDefinition.cancellable). */
+  readonly cancelRequested?: boolean;
   /** Why the current step is tried again, for people; empty when it goes well. */
   readonly statusMessage: string;
   readonly failure?: StoredFailure;

@@ -14,6 +14,9 @@ import { isLostConnection } from '../services/images.js';
  * not name, a purge of the volume would never free.
  */
 
+/** Several points of one volume that go at the same time meet at its record. */
+const FORGET_TRIES = 10;
+
 /** The writes that leave the point of a purged clone to the reaper. Nobody else may need it. */
 export async function leavePointOf(core: CoreContext, poolId: string, parent: ImageParent): Promise<readonly Write[]> {
   const { point, resourceId } = parent;
@@ -68,10 +71,11 @@ export async function removeLeftPoint(
     return false;
   }
   await close(connection);
-  return commit(core, [
-    { kind: 'delete', key: document.key, expect: document.rev },
-    ...(await forget(core, volumeId, point.backendId)),
-  ]);
+  for (let tries = 0; tries < FORGET_TRIES; tries += 1) {
+    const forgotten = await forget(core, volumeId, point.backendId);
+    if (await commit(core, [{ kind: 'delete', key: document.key, expect: document.rev }, ...forgotten])) return true;
+  }
+  return false;
 }
 
 async function forget(core: CoreContext, volumeId: string, backendId: string): Promise<readonly Write[]> {

@@ -2,6 +2,7 @@ import { MoorageError, notFound } from '../errors.js';
 import { keys } from '../journal/documents.js';
 import type { Journal, Recorded } from '../journal/journal.js';
 import { operationFailure } from '../journal/runner.js';
+import type { Operation } from '../model/operation.js';
 import type { Export, Node, Pool, Snapshot, Tombstone, Volume } from '../model/resources.js';
 import type { Backend } from '../ports/backend.js';
 import type { Clock } from '../ports/clock.js';
@@ -124,9 +125,19 @@ const LONGEST_MARGIN_MILLISECONDS = 1_000;
  */
 export async function settle(journal: Journal, clock: Clock, recorded: Recorded, caller: Caller): Promise<void> {
   if (recorded.operationId === '') return;
-  const left = Math.max(0, caller.deadline - clock.monotonic());
-  const until = caller.deadline - Math.min(LONGEST_MARGIN_MILLISECONDS, left * 0.2);
-  const operation = await journal.waiters.wait(recorded.operationId, until, caller.signal);
+  const operation = await awaitEnd(journal, clock, recorded.operationId, caller);
   const failure = operation === undefined ? undefined : operationFailure(operation);
   if (failure !== undefined) throw failure;
+}
+
+/** Waits until an operation has ended or the call's time is nearly up. @returns the operation; undefined when there is none */
+export function awaitEnd(
+  journal: Journal,
+  clock: Clock,
+  operationId: string,
+  caller: Caller,
+): Promise<Operation | undefined> {
+  const left = Math.max(0, caller.deadline - clock.monotonic());
+  const until = caller.deadline - Math.min(LONGEST_MARGIN_MILLISECONDS, left * 0.2);
+  return journal.waiters.wait(operationId, until, caller.signal);
 }

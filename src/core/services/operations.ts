@@ -1,4 +1,4 @@
-import { notFound } from '../errors.js';
+import { MoorageError, notFound } from '../errors.js';
 import { indexes, keys } from '../journal/documents.js';
 import type { Journal } from '../journal/journal.js';
 import { requireId } from '../model/ids.js';
@@ -52,4 +52,21 @@ export class Operations implements OperationService {
     if (operation === undefined) throw notFound('operation', id);
     return operation;
   }
+
+  async cancel(id: string, caller: Caller): Promise<Operation> {
+    requireId('op', 'operation_id', id);
+    const outcome = await this.journal.cancel(id);
+    if (outcome === undefined) throw notFound('operation', id);
+    if (outcome === 'refused') throw notCancellable(await this.get(id, caller));
+    return this.wait(id, undefined, caller);
+  }
+}
+
+function notCancellable({ id, kind, phase, resourceId }: Operation): MoorageError {
+  return new MoorageError(
+    'FAILED_PRECONDITION',
+    `The operation ${id} (${kind} of ${resourceId}, at ${phase}) cannot be cancelled: only the flattening of a new snapshot can. ` +
+      'What it makes can be deleted when it has ended.',
+    { reason: 'NOT_CANCELLABLE', metadata: { operation_id: id, kind, phase } },
+  );
 }

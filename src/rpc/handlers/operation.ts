@@ -29,5 +29,9 @@ export function operationHandlers(services: Services, environment: CallEnvironme
       const timeout = fromDuration('timeout', request.timeout);
       return { operation: toOperation(await services.operations.wait(request.operationId, timeout, caller)) };
     }),
+
+    CancelOperation: unary(environment, async (request, caller) => ({
+      operation: toOperation(await services.operations.cancel(request.operationId, caller)),
+    })),
   };
 }

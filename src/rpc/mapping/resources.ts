@@ -141,5 +141,6 @@ export function toOperation(operation: Operation): ApiOperation {
     createTime: toTimestamp(operation.createTime),
     updateTime: toTimestamp(operation.updateTime),
     endTime: toTimestamp(operation.endTime),
+    cancelRequested: operation.cancelRequested ?? false,
   };
 }

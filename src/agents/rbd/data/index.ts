@@ -7,6 +7,8 @@ import type { StepScope, StepTable } from '../steps.js';
 import { listCatalogueEntries, putCatalogueEntry, removeCatalogueEntry } from './catalogue.js';
 import { OwnConnections } from './connections.js';
 import { createImageStep } from './create.js';
+import { Flattenings } from './flatten.js';
+import { inspectImages, setChild } from './facts.js';
 import { listImages } from './listing.js';
 import { CompletePoints, expandImage, removePoint, takePoint } from './points.js';
 import { readPoolFacts } from './pool-facts.js';
@@ -37,6 +39,7 @@ export function dataSteps(cluster: AgentCluster): StepTable<DataServiceHandlers>
   const { shared } = cluster;
   const inPool = <Result>(scope: StepScope, use: (pool: PoolContext) => Promise<Result>): Promise<Result> =>
     shared.withPool(scope.poolName, use);
+  const flattenings = new Flattenings((poolName, use) => shared.withPool(poolName, use));
 
   return {
     GetPool: { lane: 'reads', run: (_request, scope) => readPoolFacts(shared, scope.poolName) },
@@ -106,6 +109,16 @@ export function dataSteps(cluster: AgentCluster): StepTable<DataServiceHandlers>
     },
     GetUsage: {
       lane: 'reads',
+    FlattenImage: {
+      lane: 'polls',
+      run: async (request, scope) => flattenings.flatten(readKnownImage('image', request.image), scope),
+    },
+    StopFlatten: {
+      lane: 'polls',
+      run: async (request, scope) => ({
+        flattened: await flattenings.stop(readKnownImage('image', request.image), scope),
+      }),
+    },
       run: async (request, scope) => {
         const image = readKnownImage('image', request.image);
         return { holders: await inPool(scope, (pool) => findHolders(pool, image.id, connections.addresses())) };

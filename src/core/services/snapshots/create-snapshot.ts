@@ -31,13 +31,14 @@ import {
 import type { CreateSnapshot } from '../types.js';
 import { BASE_POINT, tooDeep } from '../volumes/create-volume.js';
 import { requireAvailable } from '../volumes/expand-volume.js';
+import { endFlattening, flattenFurther, forgetParent, letPointGo } from './flatten.js';
 import type { PointsInTime } from './points.js';
 
 /*
  * CreateSnapshot: commit the snapshot as `pending` → take the point in time, shared with whoever else waits for one of this
  * volume (points.ts); what the volume acknowledged before is in the snapshot → clone the point to an image of the snapshot's
- * own and take `base` of it, from which volumes will be cloned → the last member removes the volume's point → commit as
- * `completed`.
+ * own and take `base` of it, from which volumes will be cloned → where the chain of clones has become long, flatten that image
+ * (flatten.ts) → the last member removes the volume's point → commit as `completed`.
  */
 
 /** Plan of the operation. */
@@ -50,8 +51,12 @@ export interface CreateSnapshotPlan {
   /** From when the point is taken. */
   readonly parent?: ImageParent;
   readonly sizeBytes?: number;
-  /** From when it is made. */
+  /** From when it is made; without a parent from when it is flattened. */
   readonly image?: ImageRecord;
+  /** Whether its image is to be flattened. */
+  readonly flatten?: boolean;
+  /** From when it is known that it was not flattened although it was to be: why, for people. */
+  readonly notFlattened?: string;
   /** From when a step was refused for good: what the caller is told once the point is left. */
   readonly failure?: StoredFailure;
 }
@@ -92,7 +97,11 @@ export async function intendCreateSnapshot(
     cloneDepth,
     operationId: newId('op'),
   };
-  const plan: CreateSnapshotPlan = { volumeId: volume.id, imageName: snapshot.id };
+  const plan: CreateSnapshotPlan = {
+    volumeId: volume.id,
+    imageName: snapshot.id,
+    ...(cloneDepth < core.settings.softCloneDepth ? {} : { flatten: true }),
+  };
   return {
     intent: 'operation',
     kind: 'snapshot.create',
@@ -123,10 +132,12 @@ export function createSnapshotDefinition(
         return { kind: 'reload' };
       },
       'create-image': (context) => createImage(core, context),
+      flatten: (context) => flatten(core, context),
       'remove-point': (context) => leavePoint(core, context),
       abandon: async (context) => abandoned(core, context, await removeIfLast(core, context)),
     },
     onRefused: async (context, error) => refused(core, context, error),
+    cancellable: ({ phase, plan }) => plan.flatten === true && BEFORE_FLATTENED.has(phase),
     images: async (plan, { resourceId }) => {
       const volume = await getVolume(core.store, plan.volumeId);
       const snapshot = await getSnapshot(core.store, resourceId);
@@ -137,6 +148,9 @@ export function createSnapshotDefinition(
     },
   };
 }
+
+/** Phases in which a flattening can still be left out, or broken off. */
+const BEFORE_FLATTENED: ReadonlySet<string> = new Set(['take-point', 'create-image', 'flatten']);
 
 function imagePlan(snapshot: Snapshot, plan: CreateSnapshotPlan): ImagePlan {
   const identity = {
@@ -153,7 +167,7 @@ async function createImage(core: CoreContext, context: Context): Promise<Next<Cr
   const pool = (await getPool(core.store, operation.poolId)).value;
   const snapshot = (await getSnapshot(core.store, operation.resourceId)).value;
   const outcome = await makeImage(core, context, pool, imagePlan(snapshot, plan));
-  if ('made' in outcome) return { kind: 'phase', phase: 'remove-point', plan: { ...plan, image: outcome.made } };
+  if ('made' in outcome) return afterImage(context, outcome.made);
   const { again, debris } = outcome;
   return {
     kind: 'phase',
@@ -161,6 +175,42 @@ async function createImage(core: CoreContext, context: Context): Promise<Next<Cr
     plan: { ...plan, imageName: again.identity.name },
     writes: async () => [putDebris(debris, 'any')],
   };
+}
+
+function afterImage({ operation, plan }: Context, image: ImageRecord): Next<CreateSnapshotPlan> {
+  const made = { ...plan, image };
+  if (plan.flatten !== true) return { kind: 'phase', phase: 'remove-point', plan: made };
+  // From here it may take hours, and the volume is needed only as the parent of what is its child in the store: it can be
+  // expanded, exported and deleted meanwhile.
+  const locks = operation.locks.filter((lock) => lock.resourceId === operation.resourceId);
+  return { kind: 'phase', phase: 'flatten', plan: made, locks };
+}
+
+/** Flattens the snapshot's image, unless it was cancelled; then it is as it was, or flattened all the same. */
+async function flatten(core: CoreContext, context: Context): Promise<Next<CreateSnapshotPlan>> {
+  const { operation, plan } = context;
+  const { image } = plan;
+  if (image === undefined) return { kind: 'phase', phase: 'create-image', plan };
+  const pool = (await getPool(core.store, operation.poolId)).value;
+  const cancelled = operation.cancelRequested === true ? 'it was cancelled' : undefined;
+  const notFlattened = plan.notFlattened ?? cancelled;
+  const outcome = await (notFlattened === undefined
+    ? flattenFurther(core, context, pool, image)
+    : endFlattening(core, context, pool, image));
+  if (outcome.kind === 'going-on') {
+    const { progressPercent } = outcome;
+    // Read again each time: it may have been cancelled.
+    if (progressPercent === operation.progressPercent) return { kind: 'reload' };
+    return { kind: 'phase', phase: 'flatten', plan, progressPercent };
+  }
+  if (outcome.kind === 'not-flattened') {
+    return { kind: 'phase', phase: 'remove-point', plan: { ...plan, notFlattened: notFlattened ?? '' } };
+  }
+  const snapshot = (await getSnapshot(core.store, operation.resourceId)).value;
+  const { parent: _, ...identity } = imagePlan(snapshot, plan).identity;
+  await forgetParent(core, context, pool, identity);
+  const { notFlattened: __, ...flattened } = plan;
+  return { kind: 'phase', phase: 'remove-point', plan: { ...flattened, image: outcome.image } };
 }
 
 /** Leaves the shared point, and removes it from the backend when nobody else needs it. */
@@ -174,12 +224,21 @@ async function leavePoint(core: CoreContext, context: Context): Promise<Next<Cre
     writes: async () => {
       const document = await getSnapshot(core.store, operation.resourceId);
       const { operationId: _, ...snapshot } = snapshotTo(document.value, 'completed');
-      return [
-        putSnapshot({ ...snapshot, image, updateTime: core.clock.now() }, document.rev),
-        ...(await leave(core, context, removed)),
-      ];
+      const completed = { ...snapshot, ...depthOf(plan, snapshot), image, updateTime: core.clock.now() };
+      return [putSnapshot(completed, document.rev), ...(await leave(core, context, removed))];
     },
   };
+}
+
+/** How deep it lies in the end, and why so deep. */
+function depthOf(
+  { image, notFlattened }: CreateSnapshotPlan,
+  { cloneDepth }: Snapshot,
+): Pick<Snapshot, 'cloneDepth' | 'statusMessage'> {
+  if (image?.parent === undefined) return { cloneDepth: 0, statusMessage: '' };
+  const statusMessage =
+    notFlattened === undefined ? '' : `It lies ${cloneDepth} generations deep and was not flattened: ${notFlattened}.`;
+  return { cloneDepth, statusMessage };
 }
 
 async function findPoint(core: CoreContext, context: Context): Promise<StoredDocument<PointInTime> | undefined> {
@@ -208,6 +267,8 @@ async function leave(
     const point = { name: document.value.id, backendId: '' };
     return [putPoint({ ...document.value, operationIds, point }, document.rev)];
   }
+  const { image } = context.plan;
+  if (image !== undefined && image.parent === undefined) return letPointGo(core, document);
   return [{ kind: 'delete', key: document.key, expect: document.rev }];
 }
 
@@ -262,6 +323,14 @@ async function refused(core: CoreContext, context: Context, error: BackendError)
   if (isLostConnection(error)) return { kind: 'reload' };
   // Not even the way back is possible: the volume's record keeps a point that was taken, and it goes with the volume.
   if (context.plan.failure !== undefined) return abandoned(core, context, true, true);
+  if (
+    context.operation.phase === 'flatten' &&
+    error.code === 'RESOURCE_EXHAUSTED' &&
+    context.plan.notFlattened === undefined
+  ) {
+    // A full pool: the snapshot is good without it, too.
+    return { kind: 'phase', phase: 'flatten', plan: { ...context.plan, notFlattened: error.message } };
+  }
   const { code, message, reason, metadata } = refusal(error, 'The snapshot could not be made');
   return { kind: 'phase', phase: 'abandon', plan: { ...context.plan, failure: { code, message, reason, metadata } } };
 }

@@ -1,0 +1,182 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { status } from '@grpc/grpc-js';
+import { Lane } from '../lanes.js';
+import { isCephError } from '../librbd/errors.js';
+import { flattenImage } from '../librbd/flatten.js';
+import { readHeader, readSnapshot } from '../librbd/header.js';
+import { RbdImage } from '../librbd/image.js';
+import type { PoolContext } from '../librbd/pool-context.js';
+import { notFound, refused, StepError } from '../step-error.js';
+import type { StepScope } from '../steps.js';
+import type { ImageRecord, ParentRecord } from './record.js';
+
+/*
+ * A flattening takes as long as the image is large, far longer than a step may. So it runs by itself: FlattenImage begins it
+ * and says how far it is, and is asked for again. librbd begins each flattening with the first object, and looks at every one
+ * anew; cut into steps of bounded length a large image would never be done.
+ */
+
+/** How many images of one pool are flattened at once: each takes a thread, and ten objects are on their way for each. */
+const AT_ONCE = 2;
+/** How many more may wait. */
+const WAITING = 10_000;
+/** How long a call waits for the end before it says how far it is, in milliseconds. */
+const ANSWER_MILLISECONDS = 1_000;
+
+type KnownImage = ImageRecord & { readonly id: string };
+
+/** Opens a pool with the rights that a flattening has. */
+export type UsePool = <Result>(poolName: string, use: (pool: PoolContext) => Promise<Result>) => Promise<Result>;
+
+/** One that runs, waits to, or has ended and not yet been asked for. */
+interface Flattening {
+  percent: number;
+  stopped: boolean;
+  /** Resolves when it has ended in any way. */
+  readonly ended: Promise<void>;
+  /** What came of it, once it has ended. */
+  outcome: 'none' | 'flattened' | { readonly error: unknown };
+}
+
+/** The flattenings of this agent. */
+export class Flattenings {
+  readonly #usePool: UsePool;
+  readonly #flattenings = new Map<string, Flattening>();
+  readonly #lanes = new Map<string, Lane>();
+
+  constructor(usePool: UsePool) {
+    this.#usePool = usePool;
+  }
+
+  /**
+   * Begins to flatten an image, or joins the flattening that runs, and waits a moment for its end.
+   * @throws CephError; StepError NOT_FOUND, or FAILED_PRECONDITION when its parent is not the recorded one
+   */
+  async flatten(
+    image: KnownImage,
+    scope: StepScope,
+  ): Promise<{ readonly flattened: boolean; readonly progressPercent: number }> {
+    const key = `${scope.poolName}/${image.id}`;
+    let flattening = this.#flattenings.get(key);
+    if (flattening === undefined) {
+      const { parent } = await this.#look(image, scope.poolName);
+      if (parent === 'none') return { flattened: true, progressPercent: 100 };
+      flattening = this.#flattenings.get(key) ?? this.#begin(key, image, scope.poolName);
+    }
+    await endOrTime(flattening.ended, Math.min(ANSWER_MILLISECONDS, scope.remainingMilliseconds() / 2));
+    const { outcome, percent } = flattening;
+    if (outcome === 'none') return { flattened: false, progressPercent: percent };
+    if (this.#flattenings.get(key) === flattening) this.#flattenings.delete(key);
+    if (outcome !== 'flattened') throw outcome.error;
+    return { flattened: true, progressPercent: 100 };
+  }
+
+  /**
+   * Ends the flattening of an image.
+   * @returns whether the image is flattened all the same; otherwise it is a whole clone
+   * @throws CephError; StepError
+   */
+  async stop(image: KnownImage, scope: StepScope): Promise<boolean> {
+    const key = `${scope.poolName}/${image.id}`;
+    const flattening = this.#flattenings.get(key);
+    if (flattening !== undefined) {
+      flattening.stopped = true;
+      await endOrTime(flattening.ended, scope.remainingMilliseconds());
+      if (flattening.outcome === 'none') throw notEnded(image);
+      this.#flattenings.delete(key);
+    }
+    const { parent, listed } = await this.#look(image, scope.poolName);
+    if (parent === 'none') return true;
+    if (listed) return false;
+    // It was cut short between leaving its parent's list and forgetting it: there is no way back, and hardly any left.
+    const rest = this.#flattenings.get(key) ?? this.#begin(key, image, scope.poolName);
+    await endOrTime(rest.ended, scope.remainingMilliseconds());
+    if (rest.outcome === 'none') throw notEnded(image);
+    this.#flattenings.delete(key);
+    if (rest.outcome !== 'flattened') throw rest.outcome.error;
+    return true;
+  }
+
+  #begin(key: string, image: KnownImage, poolName: string): Flattening {
+    const flattening: Flattening = {
+      percent: 0,
+      stopped: false,
+      outcome: 'none',
+      ended: Promise.resolve().then(async () => {
+        try {
+          await this.#lane(poolName).run(
+            undefined,
+            () => flattening.stopped,
+            () => this.#run(flattening, image, poolName),
+          );
+          flattening.outcome = 'flattened';
+        } catch (error) {
+          flattening.outcome = { error };
+        }
+      }),
+    };
+    this.#flattenings.set(key, flattening);
+    return flattening;
+  }
+
+  async #run(flattening: Flattening, image: KnownImage, poolName: string): Promise<void> {
+    const hear = (begun: number, total: number): boolean => {
+      // The last percent is for what comes after the objects.
+      flattening.percent = Math.min(99, Math.floor((begun * 100) / Math.max(1, total)));
+      return !flattening.stopped;
+    };
+    try {
+      await this.#usePool(poolName, (pool) =>
+        RbdImage.with(pool, { id: image.id }, {}, (open) => flattenImage(open, hear)),
+      );
+    } catch (error) {
+      // EINVAL: it has no parent any more, which the header decides.
+      if (!isCephError(error, 'EINVAL')) throw error;
+    }
+    const { parent } = await this.#look(image, poolName);
+    if (parent !== 'none') {
+      throw new StepError(status.ABORTED, 'NOT_FLATTENED', `image ${image.name} (${image.id}) has kept its parent`);
+    }
+  }
+
+  /** What the headers say: whether the image still has its parent, and whether that lists it. Raw reads only. */
+  #look(
+    image: KnownImage,
+    poolName: string,
+  ): Promise<{ readonly parent: 'none' | 'recorded'; readonly listed: boolean }> {
+    return this.#usePool(poolName, async (pool) => {
+      const header = await readHeader(pool, image.id);
+      if (header === undefined) throw notFound(`image ${image.name} (${image.id}) has no header`);
+      if (header.parent === undefined) return { parent: 'none', listed: false };
+      const { poolId, imageId, snapshotId, poolNamespace } = header.parent;
+      const recorded: ParentRecord | undefined = image.parent;
+      const same = recorded?.id === imageId && recorded.point.snapshotId === snapshotId;
+      if (!same || poolId !== pool.poolId() || poolNamespace !== '') {
+        throw refused('OTHER_PARENT', `image ${image.name} (${image.id}) has another parent than it was cloned from`);
+      }
+      const atParent = await readSnapshot(pool, imageId, snapshotId);
+      const listed = atParent?.children.some((child) => child.imageId === image.id && child.poolId === poolId) ?? false;
+      return { parent: 'recorded', listed };
+    });
+  }
+
+  #lane(poolName: string): Lane {
+    const lane =
+      this.#lanes.get(poolName) ?? new Lane(`pool ${poolName}, flattenings`, { concurrent: AT_ONCE, queued: WAITING });
+    this.#lanes.set(poolName, lane);
+    return lane;
+  }
+}
+
+function notEnded(image: ImageRecord): StepError {
+  return new StepError(status.DEADLINE_EXCEEDED, 'STILL_RUNS', `image ${image.name} is still being flattened`);
+}
+
+async function endOrTime(ended: Promise<void>, milliseconds: number): Promise<void> {
+  const waiting = new AbortController();
+  await Promise.race([
+    ended,
+    delay(Math.max(0, milliseconds), undefined, { signal: waiting.signal }).catch(() => undefined),
+  ]);
+  waiting.abort();
+}
