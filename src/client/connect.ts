@@ -1,7 +1,15 @@
 import { randomUUID } from 'node:crypto';
 import { isIP } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type ChannelCredentials, Client, credentials, Metadata, type ServiceError } from '@grpc/grpc-js';
+import {
+  type ChannelCredentials,
+  Client,
+  connectivityState,
+  credentials,
+  Metadata,
+  type ServiceError,
+  status,
+} from '@grpc/grpc-js';
 import type { MethodDefinition } from '@grpc/proto-loader';
 import { type AnyMethod, type ApiDefinition, methods } from './definitions.js';
 import { invalidField, MoorageCallError } from './errors.js';
@@ -19,6 +27,12 @@ export interface ConnectOptions {
     readonly certificate: string | Buffer;
     readonly key: string | Buffer;
   };
+  /**
+   * After how much silence, in milliseconds, a controller that has calls to answer is asked whether it still lives, and how
+   * long it has to say so: one that froze, or whose host is cut off, costs twice this before the next endpoint is tried. 5,000
+   * unless given.
+   */
+  readonly silenceMilliseconds?: number;
   /** How long a call may take in all, in milliseconds, where its own options do not say; 60,000 unless given. */
   readonly deadlineMilliseconds?: number;
   /** For how long a call is tried again while no controller can be reached; its whole time unless given. */
@@ -64,6 +78,7 @@ export type MoorageClient = ApiMethods & {
 };
 
 const DEFAULT_DEADLINE_MILLISECONDS = 60_000;
+const DEFAULT_SILENCE_MILLISECONDS = 5_000;
 const FIRST_BACKOFF_MILLISECONDS = 100;
 const LAST_BACKOFF_MILLISECONDS = 2000;
 const readingMethod = /^(Get|List|Wait)/;
@@ -75,8 +90,14 @@ const readingMethod = /^(Get|List|Wait)/;
 export function connect(options: ConnectOptions): MoorageClient {
   if (options.endpoints.length === 0) throw new TypeError('endpoints: at least one is needed');
   const channelCredentials = credentialsOf(options);
+  const silence = options.silenceMilliseconds ?? DEFAULT_SILENCE_MILLISECONDS;
+  const channelOptions = {
+    'grpc.enable_retries': 0,
+    'grpc.keepalive_time_ms': silence,
+    'grpc.keepalive_timeout_ms': silence,
+  };
   const endpoints = new Endpoints(
-    options.endpoints.map((endpoint) => new Client(endpoint, channelCredentials, { 'grpc.enable_retries': 0 })),
+    options.endpoints.map((endpoint) => new Client(endpoint, channelCredentials, channelOptions)),
   );
   const client: Record<string, unknown> = { close: () => endpoints.close() };
   for (const [name, method] of methods) {
@@ -84,6 +105,7 @@ export function connect(options: ConnectOptions): MoorageClient {
       callAgain(endpoints, name, method, withToken(name, request), {
         deadlineMilliseconds: options.deadlineMilliseconds ?? DEFAULT_DEADLINE_MILLISECONDS,
         unreachableMilliseconds: options.unreachableMilliseconds ?? Number.POSITIVE_INFINITY,
+        connectMilliseconds: 2 * silence,
         ...call,
       });
   }
@@ -137,12 +159,18 @@ function withToken(name: string, request: object): object {
   return given === undefined || given === '' ? { ...request, clientToken: randomUUID() } : request;
 }
 
+interface OneCallOptions extends CallOptions {
+  readonly deadlineMilliseconds: number;
+  /** How long making the connection may take, in milliseconds. */
+  readonly connectMilliseconds: number;
+}
+
 async function callAgain(
   endpoints: Endpoints,
   name: string,
   method: AnyMethod,
   request: object,
-  options: CallOptions & { readonly deadlineMilliseconds: number; readonly unreachableMilliseconds: number },
+  options: OneCallOptions & { readonly unreachableMilliseconds: number },
 ): Promise<object> {
   const began = performance.now();
   const end = began + options.deadlineMilliseconds;
@@ -162,7 +190,7 @@ async function callAgain(
       const wait = Math.max(error.retryAfterMilliseconds ?? 0, backoff * (0.5 + Math.random() / 2));
       const last = error.code === 'UNAVAILABLE' ? endUnreachable : end;
       if (performance.now() + wait >= last || options.signal?.aborted) throw error;
-      if (error.code === 'UNAVAILABLE') endpoints.moveOnFrom(client);
+      if (error.code !== 'RESOURCE_EXHAUSTED') endpoints.moveOnFrom(client);
       await sleep(wait, undefined, options.signal && { signal: options.signal }).catch(() => {
         throw error;
       });
@@ -180,7 +208,7 @@ function callOnce(
   name: string,
   method: AnyMethod,
   request: object,
-  options: CallOptions & { readonly deadlineMilliseconds: number },
+  options: OneCallOptions,
 ): Promise<object> {
   const metadata = new Metadata();
   if (options.requestId !== undefined) metadata.set('x-request-id', options.requestId);
@@ -198,14 +226,28 @@ function callOnce(
       { deadline: Date.now() + options.deadlineMilliseconds },
       (error: ServiceError | null, response?: object) => {
         options.signal?.removeEventListener('abort', cancel);
-        if (error !== null) reject(new MoorageCallError(name, error));
+        clearTimeout(connecting);
+        if (unreachable && error?.code === status.CANCELLED) reject(notReached(name, error));
+        else if (error !== null) reject(new MoorageCallError(name, error));
         else resolve(response ?? {});
       },
     );
     const cancel = (): void => call.cancel();
+    let unreachable = false;
+    // A host that froze takes connections and says nothing; grpc-js waits for it as long as the call may take.
+    const connecting = setTimeout(() => {
+      unreachable = client.getChannel().getConnectivityState(false) !== connectivityState.READY;
+      if (unreachable) call.cancel();
+    }, options.connectMilliseconds);
     if (options.signal?.aborted) cancel();
     else options.signal?.addEventListener('abort', cancel, { once: true });
   });
+}
+
+function notReached(method: string, cause: ServiceError): MoorageCallError {
+  const details = 'The controller takes connections and does not speak.';
+  const error = { code: status.UNAVAILABLE, details, metadata: new Metadata() };
+  return new MoorageCallError(method, Object.assign(new Error(details, { cause }), error));
 }
 
 /** Path and value of a number that no message can carry: all of the API's are whole, and encoding would cut the rest off. */

@@ -1,4 +1,5 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { type AddressInfo, connect as connectSocket, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
@@ -144,6 +145,27 @@ describe('the client library', () => {
     expect(volume?.id).to.equal(sampleVolume.id);
   });
 
+  it('turns to the next endpoint when one has fallen silent', async () => {
+    await started({ 'volumes.get': async () => ({ value: sampleVolume, etag: '' }) });
+    client?.close();
+    const address = running?.server.addresses[0] ?? '';
+    const frozen = await startFreezable(address);
+    try {
+      client = connect({ endpoints: [frozen.endpoint, address], silenceMilliseconds: 300 });
+      expect((await client.getVolume({ volumeId: sampleVolume.id })).volume?.id).to.equal(sampleVolume.id);
+      const passed = frozen.connections();
+      expect(passed).to.be.above(0);
+      frozen.freeze();
+      expect((await client.getVolume({ volumeId: sampleVolume.id })).volume?.id).to.equal(sampleVolume.id);
+      client.close();
+      // Nor does one that is silent from the beginning hold a call up for good.
+      client = connect({ endpoints: [frozen.endpoint, address], silenceMilliseconds: 300 });
+      expect((await client.getVolume({ volumeId: sampleVolume.id })).volume?.id).to.equal(sampleVolume.id);
+    } finally {
+      await frozen.close();
+    }
+  });
+
   it('ends its waiting when it is told to', async () => {
     const abort = new AbortController();
     const { client } = await started({
@@ -217,3 +239,40 @@ describe('the client library', () => {
     }
   });
 });
+
+/** A way to a server that can be made to fall silent, as a host that freezes: connections stand, and are even taken. */
+async function startFreezable(target: string): Promise<{
+  readonly endpoint: string;
+  readonly connections: () => number;
+  readonly freeze: () => void;
+  readonly close: () => Promise<void>;
+}> {
+  const sockets: Socket[] = [];
+  let frozen = false;
+  let connections = 0;
+  const server = createServer((near) => {
+    connections += 1;
+    sockets.push(near);
+    near.on('error', () => undefined);
+    if (frozen) return;
+    const far = target.startsWith('unix:')
+      ? connectSocket(target.slice('unix:'.length))
+      : connectSocket(Number(target.slice(target.lastIndexOf(':') + 1)), '127.0.0.1');
+    far.on('error', () => undefined);
+    sockets.push(far);
+    near.on('data', (bytes) => frozen || far.write(bytes));
+    far.on('data', (bytes) => frozen || near.write(bytes));
+  });
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return {
+    endpoint: `127.0.0.1:${(server.address() as AddressInfo).port}`,
+    connections: () => connections,
+    freeze: () => {
+      frozen = true;
+    },
+    close: async () => {
+      for (const socket of sockets) socket.destroy();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
