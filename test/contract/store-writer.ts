@@ -1,4 +1,3 @@
-import { writeSync } from 'node:fs';
 import { storeKinds } from './store-kinds.js';
 
 /*
@@ -22,7 +21,8 @@ async function loop(worker: number): Promise<never> {
     ]);
     if (!outcome.ok) throw new Error(`conflict: ${JSON.stringify(outcome.conflicts)}`);
     rev = outcome.rev;
-    writeSync(1, `${key} ${rev}\n`);
+    // Waits for a reader that is slow; a synchronous write would fail of the full pipe (EAGAIN).
+    await new Promise((written) => process.stdout.write(`${key} ${rev}\n`, written));
   }
 }
 
