@@ -26,8 +26,8 @@ import {
   loadMasterKeyFromDescriptor,
   type MasterKeys,
 } from '../sealing/index.js';
-import { openSqliteStore } from '../store/sqlite/index.js';
 import { processIdentity } from './process-identity.js';
+import { openStore } from './store.js';
 
 /** The process's clocks. */
 export const systemClock: Clock = {
@@ -70,7 +70,7 @@ export interface Controller {
 export async function startController(configuration: Configuration, logger: Logger): Promise<Controller> {
   await mkdir(configuration.state_directory, { recursive: true, mode: 0o700 });
   const metrics = createMetrics();
-  const store = await openSqliteStore({ path: configuration.store.sqlite.path });
+  const store = await openStore(configuration, coreEvents(logger));
   const life = new Life(configuration, logger, metrics, store);
   let server: RunningServer | undefined;
   let metricsServer: MetricsServer | undefined;
@@ -267,7 +267,7 @@ function coreSettings(configuration: Configuration): CoreSettings {
     hardCloneDepth: configuration.limits.clone_depth,
     maximumRunningOperations: configuration.limits.running_operations,
     cutOffExpirySeconds: Math.ceil(configuration.fencing.cut_off_expiry / 1000),
-    storeIsExclusive: true,
+    storeIsExclusive: configuration.store.redis === undefined,
     description: `${hostname()}, process ${process.pid}`,
   };
 }

@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs';
-import { dirname, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { parseDocument } from 'yaml';
 import { z } from 'zod';
 import { type Configuration, configurationSchema } from './schema.js';
@@ -160,12 +160,13 @@ function withAbsolutePaths(configuration: Configuration, folder: string): Config
             },
           },
     ),
-    store: { sqlite: { path: absolute(configuration.store.sqlite.path) } },
+    store: storeWithAbsolutePaths(configuration.store, absolute),
     master_key:
       configuration.master_key.file === undefined
         ? configuration.master_key
         : { file: absolute(configuration.master_key.file) },
     descriptor_key: absolute(configuration.descriptor_key),
+    backup_directory: absolute(configuration.backup_directory ?? join(configuration.state_directory, 'backup')),
     state_directory: absolute(configuration.state_directory),
     run_directory: absolute(configuration.run_directory),
     clusters: Object.fromEntries(
@@ -178,5 +179,30 @@ function withAbsolutePaths(configuration: Configuration, folder: string): Config
         },
       ]),
     ),
+  };
+}
+
+function storeWithAbsolutePaths(
+  { sqlite, redis }: Configuration['store'],
+  absolute: (path: string) => string,
+): Configuration['store'] {
+  const password = ({ password_file }: { password_file?: string | undefined }) =>
+    password_file === undefined ? {} : { password_file: absolute(password_file) };
+  return {
+    ...(sqlite && { sqlite: { path: absolute(sqlite.path) } }),
+    ...(redis && {
+      redis: {
+        ...redis,
+        ...password(redis),
+        ...(redis.sentinel && { sentinel: { ...redis.sentinel, ...password(redis.sentinel) } }),
+        ...(redis.tls && {
+          tls: {
+            ca: absolute(redis.tls.ca),
+            ...(redis.tls.certificate !== undefined && { certificate: absolute(redis.tls.certificate) }),
+            ...(redis.tls.key !== undefined && { key: absolute(redis.tls.key) }),
+          },
+        }),
+      },
+    }),
   };
 }

@@ -74,13 +74,70 @@ const listener = z
     }
   });
 
+const server = z.string().superRefine((text, context) => {
+  const problem = text.startsWith('unix:') ? 'must be host:port or [address]:port' : hostProblem(text);
+  if (problem !== undefined) context.addIssue({ code: 'custom', message: problem });
+});
+
+const redisAccess = {
+  user: z.string().min(1, 'must be a Redis user').optional(),
+  password_file: path.optional(),
+};
+const needsPassword = {
+  path: ['password_file'],
+  error: 'is required with a user: the file that holds the password of that user',
+};
+const hasPassword = (value: { user?: string | undefined; password_file?: string | undefined }): boolean =>
+  value.user === undefined || value.password_file !== undefined;
+
+const redis = z
+  .strictObject({
+    server: server.optional(),
+    sentinel: z
+      .strictObject({
+        name: z.string().min(1, 'must be the name of the primary at the Sentinels'),
+        servers: z.array(server, { error: 'must be a list of Sentinels' }).min(1, 'must name the Sentinels'),
+        ...redisAccess,
+      })
+      .refine(hasPassword, needsPassword)
+      .optional(),
+    ...redisAccess,
+    tls: z
+      .strictObject({ ca: path, certificate: path.optional(), key: path.optional() })
+      .refine((value) => (value.certificate === undefined) === (value.key === undefined), {
+        error: 'must have both certificate and key, or neither',
+      })
+      .optional(),
+    prefix: z
+      .string()
+      .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}:$/, 'must be letters, digits, "." , "_" and "-", and end with ":"')
+      .default('moorage:'),
+    replicas: wholeNumber(0, 16).default(1),
+    persistence: z
+      .enum(['always', 'everysec', 'unchecked'], { error: 'must be always, everysec or unchecked' })
+      .default('always'),
+    commit_timeout: duration('100ms', '1min').default(5000),
+    call_timeout: duration('50ms', '1min').default(2000),
+    replica_timeout: duration('50ms', '1min').default(2000),
+  })
+  .refine((value) => (value.server === undefined) !== (value.sentinel === undefined), {
+    error: 'must have either server or sentinel',
+  })
+  .refine(hasPassword, needsPassword)
+  .refine((value) => value.replica_timeout < value.commit_timeout, {
+    path: ['replica_timeout'],
+    error: 'must be less than commit_timeout, so that a commit outlives the loss of a replica',
+  });
+
 const cephAccess = z.strictObject({ user: cephUser, keyring: path });
 
-/** The configuration, as the file has it. */
-export const configurationSchema = z.strictObject({
+const settings = z.strictObject({
   listeners: z.array(listener, { error: 'must be a list of at least one listener' }).min(1, 'must have a listener'),
   store: z
-    .strictObject({ sqlite: z.strictObject({ path }) })
+    .strictObject({ sqlite: z.strictObject({ path }).optional(), redis: redis.optional() })
+    .refine((value) => (value.sqlite === undefined) !== (value.redis === undefined), {
+      error: 'must have either sqlite or redis',
+    })
     .prefault({ sqlite: { path: '/var/lib/moorage/store.db' } }),
   master_key: z
     .strictObject({ file: path.optional(), file_descriptor: wholeNumber(3, 1023).optional() })
@@ -88,6 +145,7 @@ export const configurationSchema = z.strictObject({
       error: 'must have either file or file_descriptor',
     }),
   descriptor_key: path.default('/var/lib/moorage/descriptor.key'),
+  backup_directory: path.optional(),
   state_directory: path.default('/var/lib/moorage'),
   run_directory: path.default('/run/moorage'),
   clusters: z
@@ -110,6 +168,7 @@ export const configurationSchema = z.strictObject({
     .strictObject({
       interval: duration('50ms', '1d').default(60_000),
       concurrency: wholeNumber(1, 64).default(4),
+      sweep_interval: duration('1s', '30d').default(3_600_000),
     })
     .prefault({}),
   limits: z
@@ -117,6 +176,8 @@ export const configurationSchema = z.strictObject({
       message_size: size('4KiB', '64MiB').default(1024 ** 2),
       concurrent_calls: wholeNumber(1, 100_000).default(1024),
       running_operations: wholeNumber(1, 100_000).default(512),
+      watches: wholeNumber(1, 10_000).default(256),
+      watches_per_caller: wholeNumber(1, 10_000).default(32),
       clone_depth: wholeNumber(1, 14).default(14),
       flatten_depth: wholeNumber(1, 15).default(8),
     })
@@ -134,6 +195,12 @@ export const configurationSchema = z.strictObject({
       error: 'must be less than threads, so that a stuck pool does not take the threads of another',
     })
     .refine((value) => value.osd_timeout % 1000 === 0, { path: ['osd_timeout'], error: 'must be whole seconds' })
+    .prefault({}),
+  watch: z
+    .strictObject({
+      retention: duration('1s', '30d').default(86_400_000),
+      bookmark_interval: duration('100ms', '1h').default(10_000),
+    })
     .prefault({}),
   fencing: z.strictObject({ cut_off_expiry: duration('1d', '365d').default(30 * 86_400_000) }).prefault({}),
   metrics: z
@@ -156,6 +223,16 @@ export const configurationSchema = z.strictObject({
     .prefault({}),
   shutdown: z.strictObject({ drain: duration('0s', '1h').default(20_000) }).prefault({}),
 });
+
+/** The configuration, as the file has it. */
+export const configurationSchema = settings.refine(
+  ({ store, journal }) => store.redis === undefined || store.redis.commit_timeout * 2 <= journal.beat_timeout,
+  {
+    path: ['store', 'redis', 'commit_timeout'],
+    error:
+      'must be at most half of journal.beat_timeout: a controller that waits for a commit must know in time that it is lost',
+  },
+);
 
 /** The configuration of a controller, checked and complete. */
 export type Configuration = z.output<typeof configurationSchema>;

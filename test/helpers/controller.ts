@@ -10,6 +10,7 @@ import { createMasterKeyFile } from '../../src/sealing/index.js';
 import { TestAuthority } from './certificates.js';
 import { cleanUp } from './clean-up.js';
 import { type Cluster, repositoryDirectory } from './cluster.js';
+import { beatTimeoutOf, makeTestStore, type TestStore } from './store.js';
 
 /** What a test may ask of its controller. */
 export interface ControllerOptions {
@@ -39,6 +40,7 @@ export class TestController {
   #process: ChildProcess | undefined;
   /** Every process that was started, so that none outlives a start that a test gave up. */
   readonly #started: ChildProcess[] = [];
+  #store: TestStore | undefined;
 
   private constructor(folder: string, cluster: Cluster, cephPool: string) {
     this.folder = folder;
@@ -68,12 +70,14 @@ export class TestController {
       fenceKeyringFile: join(folder, 'fence.keyring'),
     });
     const { certificate, key } = controller.authority.server();
+    const store = await makeTestStore(join(folder, 'state'), beatTimeoutOf(settings));
+    controller.#store = store;
     const configuration = {
       listeners: [
         { address: `unix:${controller.socket}`, plaintext: { role: 'admin' } },
         { address: 'localhost:0', tls: { certificate, key, client_ca: controller.authority.certificate } },
       ],
-      store: { sqlite: { path: 'state/store.db' } },
+      store: store.settings,
       master_key: { file: 'master.key' },
       descriptor_key: 'state/descriptor.key',
       state_directory: 'state',
@@ -96,6 +100,11 @@ export class TestController {
   /** Ids of all agents that were ready so far. */
   agentIds(): Set<string> {
     return new Set(this.log.filter((entry) => entry.event === 'ready').map((entry) => String(entry.agent_id)));
+  }
+
+  /** The file that its store keeps in its folder: the data itself, or a note of what is kept elsewhere. */
+  get storeNote(): string {
+    return this.#store?.embedded === false ? 'state/redis-store.json' : 'state/store.db';
   }
 
   get processId(): number | undefined {
@@ -175,6 +184,7 @@ export class TestController {
       () => this.stop('SIGTERM'),
       ...this.#started.map((child) => () => child.kill('SIGKILL')),
       () => this.#cluster.ceph('osd', 'pool', 'delete', pool, pool, '--yes-i-really-really-mean-it'),
+      () => this.#store?.remove(),
       ...['data', 'fence'].map((role) => () => this.#cluster.ceph('auth', 'del', `client.${role}-${pool}`)),
       () => rmSync(this.folder, { recursive: true, force: true }),
     );

@@ -301,8 +301,6 @@ export class FakeBackend {
           found.sizeBytes = Math.max(found.sizeBytes, sizeBytes);
           return { sizeBytes: found.sizeBytes };
         }),
-      getUsage: (_pool, record, context) =>
-        step('getUsage', context, () => {
       flattenImage: (_pool, record, context) => step('flattenImage', context, () => this.#flatten(record)),
       stopFlatten: (_pool, record, context) =>
         step('stopFlatten', context, () => {
@@ -310,6 +308,8 @@ export class FakeBackend {
           this.flattening.delete(image.id);
           return image.parent === undefined;
         }),
+      getUsage: (_pool, record, context) =>
+        step('getUsage', context, () => {
           const image = this.images.get(record.backendId);
           if (image === undefined) return [];
           return [...new Set([...image.watchers, ...image.locks])].map((address) => ({
@@ -404,8 +404,6 @@ export class FakeBackend {
     return { image, point };
   }
 
-  #addImage(
-    name: string,
   #flatten(record: ImageRecord): { readonly flattened: boolean; readonly progressPercent: number } {
     const image = this.#image(record);
     if (image.parent === undefined) return { flattened: true, progressPercent: 100 };
@@ -449,6 +447,8 @@ export class FakeBackend {
     return blocks;
   }
 
+  #addImage(
+    name: string,
     sizeBytes: number,
     source: { readonly image: FakeImage; readonly point: FakePoint } | undefined,
   ): FakeImage {

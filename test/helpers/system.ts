@@ -9,6 +9,7 @@ import { connect, type MoorageClient } from '../../src/client/index.js';
 import { createMasterKeyFile } from '../../src/sealing/index.js';
 import { cleanUp } from './clean-up.js';
 import { type Cluster, repositoryDirectory, startCluster } from './cluster.js';
+import { beatTimeoutOf, makeTestStore } from './store.js';
 import { waitFor } from './wait.js';
 
 /** What a test may set of its controller, as the configuration file has it. */
@@ -42,7 +43,7 @@ export interface System {
   readonly endpoint: string;
   readonly client: MoorageClient;
   readonly configurationFile: string;
-  /** The store's file. */
+  /** The store's file, when it is embedded. */
   readonly storeFile: string;
   /** The process that runs now, or ran last. */
   readonly pid: number;
@@ -94,13 +95,14 @@ export async function startSystem(options: SystemOptions): Promise<System> {
   const storeDirectory =
     options.storeDirectory === undefined ? directory : await mkdtemp(join(options.storeDirectory, 'store-'));
   const storeFile = join(storeDirectory, 'store.db');
+  const store = await makeTestStore(storeDirectory, beatTimeoutOf(options.settings));
   const socket = join(directory, 'moorage.sock');
   const configurationFile = join(directory, 'controller.yaml');
   const configuration = merge(
     {
       ...usual,
       listeners: [{ address: `unix:${socket}`, plaintext: { role: 'admin' } }],
-      store: { sqlite: { path: storeFile } },
+      store: store.settings,
       master_key: { file: join(directory, 'master.key') },
       descriptor_key: join(directory, 'descriptor.key'),
       state_directory: directory,
@@ -124,6 +126,7 @@ export async function startSystem(options: SystemOptions): Promise<System> {
     await cleanUp(
       () => process_.end(signal),
       () => cluster.ceph('osd', 'pool', 'delete', cephPool, cephPool, '--yes-i-really-really-mean-it'),
+      () => store.remove(),
       ...Object.values(users).map((user) => () => cluster.ceph('auth', 'del', `client.${user}`)),
       () => rm(directory, { recursive: true, force: true }),
       () => rm(storeDirectory, { recursive: true, force: true }),

@@ -424,7 +424,7 @@ describe('the API of a real controller', function () {
 
   it('keeps others away from what it writes', () => {
     for (const file of [
-      'state/store.db',
+      controller.storeNote,
       'state/descriptor.key',
       'master.key',
       'data.keyring',

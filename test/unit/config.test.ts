@@ -7,6 +7,7 @@ import { parse } from 'yaml';
 import { ConfigurationError, configurationJsonSchema, loadConfiguration } from '../../src/config/index.js';
 
 const example = fileURLToPath(new URL('../../examples/controller.yaml', import.meta.url));
+const redisExample = fileURLToPath(new URL('../../examples/controller-redis.yaml', import.meta.url));
 
 const least = `
 listeners: [{address: "127.0.0.1:0", plaintext: {role: admin}}]
@@ -62,6 +63,14 @@ describe('the configuration', () => {
       }
     });
 
+    it('has one beside it for Redis, which shows what applies there', () => {
+      const shown = loadConfiguration({ file: redisExample, environment: {}, flags: [] }).store.redis;
+      const defaults = load(`${least}\nstore: {redis: {server: "redis:6379"}}`).store.redis;
+      const { replicas, persistence, prefix, commit_timeout, call_timeout, replica_timeout } = defaults ?? {};
+      expect(shown).to.include({ replicas, persistence, prefix, commit_timeout, call_timeout, replica_timeout });
+      expect(shown?.sentinel?.servers).to.have.length(3);
+    });
+
     it('has every setting of the schema', () => {
       interface Schema {
         properties?: Record<string, Schema>;
@@ -85,12 +94,15 @@ describe('the configuration', () => {
       };
       const text = readFileSync(example, 'utf8');
       walk(parse(text), '');
+      walk(parse(readFileSync(redisExample, 'utf8')), '');
       const settings = collect(configurationJsonSchema() as Schema, '');
       expect(settings.length).to.be.above(30);
       for (const setting of settings) {
-        // The one setting that excludes another stands in a comment.
+        // Those that exclude another stand in a comment.
         if (setting === '.master_key.file_descriptor') expect(text).to.contain('file_descriptor: 3');
-        else expect([...shown], setting).to.include(setting);
+        else if (setting === '.store.redis.server') {
+          expect(readFileSync(redisExample, 'utf8')).to.contain('server: redis.example.net:6379');
+        } else expect([...shown], setting).to.include(setting);
       }
     });
   });
@@ -120,7 +132,31 @@ describe('the configuration', () => {
     expect(configuration.journal.beat_timeout).to.equal(2000);
   });
 
+  it('finds what the store on Redis reads beside itself', () => {
+    const redis =
+      '{sentinel: {name: m, servers: ["a:1"], user: s, password_file: s.pw}, user: u, password_file: u.pw, tls: {ca: c}}';
+    const { store } = load(`${least}\nstore: {redis: ${redis}}`);
+    expect(store.sqlite).to.equal(undefined);
+    expect(store.redis).to.include({ password_file: join(folder, 'u.pw'), replicas: 1 });
+    expect(store.redis?.sentinel?.password_file).to.equal(join(folder, 's.pw'));
+    expect(store.redis?.tls).to.deep.equal({ ca: join(folder, 'c') });
+  });
+
+  const onRedis = (settings: string): string => `${least}\nstore: {redis: {${settings}}}`;
   const refused: [string, string, ...string[]][] = [
+    ['two stores', `${least}\nstore: {sqlite: {path: a}, redis: {server: "a:1"}}`, 'either sqlite or redis'],
+    ['no store', `${least}\nstore: {}`, 'either sqlite or redis'],
+    ['Redis without a place', onRedis(''), 'either server or sentinel'],
+    ['Redis on a socket', onRedis('server: "unix:/run/redis.sock"'), 'store.redis.server', 'host:port'],
+    ['no Sentinels', onRedis('sentinel: {name: m, servers: []}'), 'store.redis.sentinel.servers'],
+    ['a Redis user without a password', onRedis('server: "a:1", user: u'), 'store.redis.password_file'],
+    ['half a certificate for Redis', onRedis('server: "a:1", tls: {ca: c, key: k}'), 'store.redis.tls', 'both'],
+    ['a prefix that ACLs take for a pattern', onRedis('server: "a:1", prefix: "m*:"'), 'store.redis.prefix'],
+    [
+      'commits that take longer than a beat',
+      `${onRedis('server: "a:1", commit_timeout: 6s')}\njournal: {beat_timeout: 10s}`,
+      ...['store.redis.commit_timeout', 'journal.beat_timeout'],
+    ],
     ['an unknown setting', `${least}\nlimits: {mesage_size: 4MiB}`, 'limits.mesage_size', 'message_size'],
     ['an unknown section', `${least}\nlimit: {}`, '"limit"', 'limits'],
     ['an unknown setting of a cluster', `${least}\nclusters: {a: {conf: x}}`, 'clusters.a'],

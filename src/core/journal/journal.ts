@@ -138,8 +138,6 @@ export class Journal {
     });
   }
 
-  /** Takes up every operation that is recorded as this controller's and not yet run by it. */
-  resume(operations: readonly { readonly key: string; readonly rev: number; readonly value: Operation }[]): void {
   /**
    * Asks an operation to leave out what it can do without. Whoever runs it, another controller perhaps, sees it at its next
    * commit or look.
@@ -160,6 +158,8 @@ export class Journal {
     }
   }
 
+  /** Takes up every operation that is recorded as this controller's and not yet run by it. */
+  resume(operations: readonly { readonly key: string; readonly rev: number; readonly value: Operation }[]): void {
     for (const operation of operations) this.runner.run(operation);
   }
 

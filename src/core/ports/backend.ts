@@ -128,6 +128,14 @@ export interface DataBackend {
     request: { readonly connection: OwnConnection; readonly image: ImageRecord; readonly sizeBytes: number },
     context: StepContext,
   ): Promise<{ readonly sizeBytes: number }>;
+  /** Begins to flatten an image, or says after a moment how far that is; to be asked for until it is done. */
+  flattenImage(
+    pool: Pool,
+    image: ImageRecord,
+    context: StepContext,
+  ): Promise<{ readonly flattened: boolean; readonly progressPercent: number }>;
+  /** Ends a flattening. @returns whether the image is flattened all the same; otherwise it is a clone as before */
+  stopFlatten(pool: Pool, image: ImageRecord, context: StepContext): Promise<boolean>;
   getUsage(pool: Pool, image: ImageRecord, context: StepContext): Promise<readonly Holder[]>;
   trashImage(
     pool: Pool,
@@ -178,14 +186,6 @@ export interface FenceBackend {
   listAccess(pool: Pool, context: StepContext): Promise<readonly string[]>;
   listClients(
     pool: Pool,
-  /** Begins to flatten an image, or says after a moment how far that is; to be asked for until it is done. */
-  flattenImage(
-    pool: Pool,
-    image: ImageRecord,
-    context: StepContext,
-  ): Promise<{ readonly flattened: boolean; readonly progressPercent: number }>;
-  /** Ends a flattening. @returns whether the image is flattened all the same; otherwise it is a clone as before */
-  stopFlatten(pool: Pool, image: ImageRecord, context: StepContext): Promise<boolean>;
     request: { readonly exportId: string; readonly image?: ImageRecord },
     context: StepContext,
   ): Promise<readonly string[]>;
