@@ -1,6 +1,6 @@
 import type { Pool } from '../core/model/resources.js';
 import { BackendError, type DataBackend, type StepContext } from '../core/ports/backend.js';
-import { corePoints, coreSize, required, wireImage, wireParent } from './mapping.js';
+import { coreImageFacts, corePoints, coreSize, required, wireImage, wireParent } from './mapping.js';
 import type { PoolFacts } from './pool-facts.js';
 import { dataService, fenceService } from './protocol.js';
 import type { StepCaller } from './step-caller.js';
@@ -284,6 +284,54 @@ export function dataClient(steps: StepCaller, pools: PoolFacts): DataBackend {
         images: answer.images.map(({ name, backendId, trashed }) => ({ name, backendId, trashed })),
         nextCursor: answer.nextCursor,
       };
+    },
+
+    async getCatalogueEntries(pool, keys, context) {
+      if (keys.length === 0) return new Map();
+      const { answer } = await steps.call(
+        pool,
+        'data',
+        dataService.GetCatalogueEntries,
+        (step) => ({ step, keys: [...keys] }),
+        context,
+      );
+      return new Map(answer.entries.map(({ key, value }) => [key, value]));
+    },
+
+    async inspectImages(pool, images, context) {
+      if (images.length === 0) return [];
+      const { answer } = await steps.call(
+        pool,
+        'data',
+        dataService.InspectImages,
+        (step) => ({
+          step,
+          images: images.map(({ name, backendId, parent }) => ({
+            name,
+            backendId,
+            parent: parent === undefined ? null : wireParent(parent),
+          })),
+        }),
+        context,
+      );
+      return images.map((_image, position) =>
+        coreImageFacts(required('InspectImages', 'one of the images', answer.images[position])),
+      );
+    },
+
+    async setChild(pool, request, context) {
+      await steps.call(
+        pool,
+        'data',
+        dataService.SetChild,
+        (step) => ({
+          step,
+          parent: wireParent(request.parent),
+          childBackendId: request.childBackendId,
+          listed: request.listed,
+        }),
+        context,
+      );
     },
   } satisfies DataBackend;
 }

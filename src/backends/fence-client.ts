@@ -38,6 +38,26 @@ export function fenceClient(steps: StepCaller): FenceBackend {
       return answer.exportIds;
     },
 
+    async inspectAccess(pool, request, context) {
+      // Nothing of it is ours: it is as the site made it.
+      if (pool.settings.access === 'keyring') return { exists: true, rightsMatch: true, accessMatches: true };
+      const { answer } = await steps.call(
+        pool,
+        'fence',
+        fenceService.InspectAccess,
+        (step) => ({
+          step,
+          exportId: request.exportId,
+          image: request.image === undefined ? null : wireImage(request.image),
+          ancestors: request.ancestors.map(wireImage),
+          readOnly: request.readOnly,
+          accessJson: Buffer.from(request.access),
+        }),
+        context,
+      );
+      return { exists: answer.exists, rightsMatch: answer.rightsMatch, accessMatches: answer.accessMatches };
+    },
+
     async listClients(pool, request, context) {
       // With access "keyring" an export has no user of its own: its node's user has other images open too.
       const exportId = pool.settings.access === 'keyring' ? '' : request.exportId;

@@ -1,5 +1,8 @@
 import type { ImageParent, ImageRecord, Point } from '../core/model/image.js';
+import type { ImageFacts } from '../core/ports/backend.js';
+import type { Timestamp__Output } from '../generated/google/protobuf/Timestamp.js';
 import type { Image } from '../generated/moorage/backend/v1/Image.js';
+import type { ImageFacts__Output } from '../generated/moorage/backend/v1/ImageFacts.js';
 import type { ImageParent as WireImageParent } from '../generated/moorage/backend/v1/ImageParent.js';
 import type { Point__Output } from '../generated/moorage/backend/v1/Point.js';
 import { malformedAnswer } from './failures.js';
@@ -37,4 +40,33 @@ export function coreSize(method: string, text: string): number {
 export function required<Value>(method: string, what: string, value: Value | null | undefined): Value {
   if (value === null || value === undefined) throw malformedAnswer(method, `lacks ${what}`);
   return value;
+}
+
+/** What an agent saw of an image. */
+export function coreImageFacts(facts: ImageFacts__Output): ImageFacts {
+  const { header, backendId, listedName, trashedName, headerUnreadable, parentListsIt } = facts;
+  return {
+    backendId,
+    listedName,
+    trashedName,
+    trashTime: milliseconds(facts.trashTime),
+    keptUntil: milliseconds(facts.keptUntilTime),
+    headerUnreadable,
+    parentListsIt,
+    ...(header === null
+      ? {}
+      : {
+          header: {
+            // A size that no number holds was written by whoever may write the header: it is no size at all.
+            sizeBytes: Number.isSafeInteger(Number(header.sizeBytes)) ? Number(header.sizeBytes) : -1,
+            parentBackendId: header.parentBackendId,
+            parentPointBackendId: header.parentPointBackendId,
+            points: header.points,
+          },
+        }),
+  };
+}
+
+function milliseconds(time: Timestamp__Output | null): number {
+  return time === null ? 0 : Number(time.seconds) * 1000 + Math.floor(time.nanos / 1_000_000);
 }

@@ -194,6 +194,12 @@ class Life {
 
   async begin(vault: Vault, sealer: DescriptorSealer): Promise<void> {
     const identity = await processIdentity();
+      get events() {
+        return current().events;
+      },
+      get admin() {
+        return current().admin;
+      },
     this.#makeCore = () =>
       createCore({
         store: this.#store,
@@ -288,6 +294,8 @@ function listenerOf({ address, tls, plaintext }: Configuration['listeners'][numb
   if (plaintext === undefined) throw new Error(`${address}: neither tls nor plaintext`);
   return {
     address,
+    sweepIntervalMilliseconds: configuration.reaper.sweep_interval,
+    backupDirectory: configuration.backup_directory ?? join(configuration.state_directory, 'backup'),
     security: { kind: 'plaintext', role: plaintext.role, socketMode: Number.parseInt(plaintext.socket_mode, 8) },
   };
 }

@@ -1,5 +1,6 @@
 /** The command `moorage`: the API for people and scripts. docs/cli.md tells how it is used. */
 import { Command, CommanderError } from 'commander';
+import { addAdminCommands } from './commands/admin.js';
 import { addExportCommands } from './commands/export.js';
 import { addNodeCommands } from './commands/node.js';
 import { addOperationCommands } from './commands/operation.js';
@@ -52,6 +53,8 @@ ${EXIT_CODE_HELP}`,
   addOperationCommands(program, context);
   addTreeCommand(program, context);
   for (const command of everyCommand(program)) {
+  addWatchCommand(program, context);
+  addAdminCommands(program, context);
     command.exitOverride().configureOutput({
       writeOut: (text) => context.stdout.write(text),
       writeErr: (text) => context.stderr.write(text),

@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import { type GrpcObject, loadPackageDefinition, type MethodDefinition } from '@grpc/grpc-js';
 import { loadSync } from '@grpc/proto-loader';
+import type { AdminServiceDefinition } from '../generated/moorage/v1/AdminService.js';
 import type { NodeServiceDefinition } from '../generated/moorage/v1/NodeService.js';
 import type { OperationServiceDefinition } from '../generated/moorage/v1/OperationService.js';
 import type { PoolServiceDefinition } from '../generated/moorage/v1/PoolService.js';
@@ -10,7 +11,8 @@ import type { StorageControllerServiceDefinition } from '../generated/moorage/v1
 export type ApiDefinition = Named<StorageControllerServiceDefinition> &
   Named<NodeServiceDefinition> &
   Named<PoolServiceDefinition> &
-  Named<OperationServiceDefinition>;
+  Named<OperationServiceDefinition> &
+  Named<AdminServiceDefinition>;
 
 /** Without the index signature that grpc-js gives every definition. */
 type Named<Definition> = { [Name in keyof Definition as string extends Name ? never : Name]: Definition[Name] };
@@ -23,7 +25,9 @@ export const methods: ReadonlyMap<string, AnyMethod> = load();
 
 function load(): ReadonlyMap<string, AnyMethod> {
   const definition = loadSync(
-    ['storage_controller', 'node', 'pool', 'operation'].map((name) => `moorage/v1/${name}_service.proto`),
+    ['storage_controller', 'node', 'pool', 'operation', 'event', 'admin'].map(
+      (name) => `moorage/v1/${name}_service.proto`,
+    ),
     {
       // Must say what scripts/generate-types.sh says, or the generated types lie.
       keepCase: false,

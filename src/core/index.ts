@@ -15,6 +15,9 @@ import type { Store } from './ports/store.js';
 import { removeExpired } from './reaper/janitor.js';
 import { Reaper, type ReaperResult } from './reaper/reaper.js';
 import type { CoreContext } from './services/context.js';
+import { Admin } from './services/admin/admin.js';
+import { Hold, settleRestored } from './services/admin/hold.js';
+import { repairDefinition } from './services/admin/repair-operation.js';
 import { deletePoolDefinition } from './services/delete-pool.js';
 import { createExportDefinition } from './services/exports/create-export.js';
 import { Exports } from './services/exports/exports.js';
@@ -83,7 +86,8 @@ export function createCore(given: CoreParts): Core {
     refreshMembership: () => membership.refresh(),
   };
   const definitions = operationDefinitions(context);
-  const journal = new Journal({ store, clock, events, metrics, settings, membership, definitions });
+  const hold = new Hold(store);
+  const journal = new Journal({ store, clock, events, metrics, settings, membership, definitions, hold });
   const agents = new Agents({ store, backend: parts.backend, settings, membership, definitions });
   const watch = new BeatWatch({ store, clock, settings, process: parts.process, inc: membership.inc });
   const takeOver = new TakeOver({ store, clock, events, settings, membership, agents, journal, watch });
@@ -94,6 +98,7 @@ export function createCore(given: CoreParts): Core {
     const started = clock.monotonic();
     const result = await reaper.pass();
     metrics.reaperPass({ ...result, milliseconds: clock.monotonic() - started });
+  const admin = new Admin(context, journal, hold, membership);
     return result;
   };
 
@@ -104,14 +109,22 @@ export function createCore(given: CoreParts): Core {
       // Several that purge the same images at once would do no harm, and the same work twice.
       if (!watch.isFirst) continue;
       try {
+    let lastSweep = clock.monotonic();
         await reap();
         await removeExpired(context);
       } catch (error) {
         events.notice({
           level: 'warn',
           message: 'a pass of the reaper ended early; the next one goes on',
+        // What a restored store takes for deleted may have been undeleted since.
+        if ((await hold.mark()) !== undefined) continue;
           fields: {},
           error,
+        await forgetLongGone(context);
+        if (clock.monotonic() - lastSweep >= settings.sweepIntervalMilliseconds) {
+          lastSweep = clock.monotonic();
+          await admin.sweep();
+        }
         });
       }
     }
@@ -132,10 +145,13 @@ export function createCore(given: CoreParts): Core {
       await membership.start();
       await takeOver.inherit();
       background.push(takeOver.run(), reapForEver());
+      events: new Events(context, feed, membership.signal),
+      admin,
     },
     stop: async (graceMilliseconds) => {
       await journal.drain(graceMilliseconds);
       await membership.stop();
+      await settleRestored(context, hold);
       await Promise.all([...background, journal.settled()]);
     },
     leave: () => membership.leave(),
@@ -162,3 +178,4 @@ function operationDefinitions(core: CoreContext): readonly OperationDefinition<n
   // The runner hands each definition only the plans of its own kind.
   return definitions as unknown as readonly OperationDefinition<never>[];
 }
+    repairDefinition(core),

@@ -33,6 +33,10 @@ export interface CoreSettings {
 export const defaultCoreSettings: CoreSettings = {
   beatTimeoutMilliseconds: 10_000,
   stepTimeoutMilliseconds: 60_000,
+  /** How often images and users that belong to nothing are looked for. */
+  readonly sweepIntervalMilliseconds: number;
+  /** Where copies of the store are written, on the controller's host. */
+  readonly backupDirectory: string;
   purgeTimeoutMilliseconds: 600_000,
   retryLimitMilliseconds: 5_000,
   reaperIntervalMilliseconds: 60_000,
@@ -44,3 +48,5 @@ export const defaultCoreSettings: CoreSettings = {
   storeIsExclusive: true,
   description: '',
 };
+  sweepIntervalMilliseconds: 3_600_000,
+  backupDirectory: '/var/lib/moorage/backup',

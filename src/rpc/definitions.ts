@@ -1,6 +1,8 @@
 import { fileURLToPath } from 'node:url';
 import { type GrpcObject, loadPackageDefinition } from '@grpc/grpc-js';
 import { loadSync, type Options } from '@grpc/proto-loader';
+import type { ProtoGrpcType as AdminProtos } from '../generated/admin_service.js';
+import type { ProtoGrpcType as EventProtos } from '../generated/event_service.js';
 import type { ProtoGrpcType as NodeProtos } from '../generated/node_service.js';
 import type { ProtoGrpcType as OperationProtos } from '../generated/operation_service.js';
 import type { ProtoGrpcType as PoolProtos } from '../generated/pool_service.js';
@@ -23,11 +25,13 @@ const loaderOptions: Options = {
   includeDirs: [protosDirectory],
 };
 
-type Protos = StorageProtos & NodeProtos & PoolProtos & OperationProtos;
+type Protos = AdminProtos & StorageProtos & NodeProtos & PoolProtos & OperationProtos & EventProtos;
 
 function load(): Protos['moorage']['v1'] {
   const definition = loadSync(
-    ['storage_controller', 'node', 'pool', 'operation'].map((name) => `moorage/v1/${name}_service.proto`),
+    ['storage_controller', 'node', 'pool', 'operation', 'event', 'admin'].map(
+      (name) => `moorage/v1/${name}_service.proto`,
+    ),
     loaderOptions,
   );
   const loaded: GrpcObject = loadPackageDefinition(definition);
@@ -42,6 +46,8 @@ export const clients = {
   node: protos.NodeService,
   pool: protos.PoolService,
   operation: protos.OperationService,
+  event: protos.EventService,
+  admin: protos.AdminService,
 } as const;
 
 /** The services' definitions. */
@@ -50,4 +56,6 @@ export const services = {
   node: protos.NodeService.service,
   pool: protos.PoolService.service,
   operation: protos.OperationService.service,
+  event: protos.EventService.service,
+  admin: protos.AdminService.service,
 } as const;

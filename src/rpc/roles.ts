@@ -14,6 +14,8 @@ const storage = '/moorage.v1.StorageControllerService';
 const node = '/moorage.v1.NodeService';
 const pool = '/moorage.v1.PoolService';
 const operation = '/moorage.v1.OperationService';
+const event = '/moorage.v1.EventService';
+const admin = '/moorage.v1.AdminService';
 
 /** Every method of the API and the roles that may call it. */
 export const rolesOfMethod: Readonly<Record<string, readonly Role[]>> = {
@@ -50,6 +52,10 @@ export const rolesOfMethod: Readonly<Record<string, readonly Role[]>> = {
   [`${operation}/WaitOperation`]: reads,
   [`${operation}/CancelOperation`]: admins,
 };
+  [`${admin}/Check`]: admins,
+  [`${admin}/Repair`]: admins,
+  [`${admin}/Rebuild`]: admins,
+  [`${admin}/BackupStore`]: admins,
 
 /** Methods that anybody may call who got through the door: they say nothing about volumes. */
 const open = /^\/grpc\.(health\.v1\.Health|reflection\.v1(alpha)?\.ServerReflection)\//;

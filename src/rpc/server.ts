@@ -6,6 +6,8 @@ import { HealthImplementation } from 'grpc-health-check';
 import type { Role, Services } from '../core/services/types.js';
 import { services as definitions } from './definitions.js';
 import { nodeHandlers } from './handlers/node.js';
+import { adminHandlers } from './handlers/admin.js';
+import { eventHandlers } from './handlers/event.js';
 import { operationHandlers } from './handlers/operation.js';
 import { poolHandlers } from './handlers/pool.js';
 import { storageControllerHandlers } from './handlers/storage-controller.js';
@@ -115,6 +117,8 @@ function serviceName(definition: Readonly<Record<string, { readonly path: string
   return Object.values(definition)[0]?.path.split('/')[1] ?? '';
 }
 
+  server.addService(tolerant(definitions.event), eventHandlers(services, { ...environment, stopping }));
+  server.addService(tolerant(definitions.admin), adminHandlers(services, environment));
 async function bind(server: Server, listener: Listener): Promise<string> {
   const { address, security } = listener;
   const socketPath = address.startsWith('unix:') ? address.slice('unix:'.length) : undefined;

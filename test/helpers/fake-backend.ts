@@ -8,6 +8,8 @@ import {
   type CreateImageOutcome,
   type DataBackend,
   type FenceBackend,
+  type ImageFacts,
+  type ImageQuery,
   type OwnConnection,
   type StepContext,
 } from '../../src/core/ports/backend.js';
@@ -35,7 +37,7 @@ interface FakePoint {
   readonly name: string;
   readonly id: string;
   readonly sizeBytes: number;
-  readonly data: ReadonlyMap<number, string>;
+  readonly data: Map<number, string>;
   trashed: boolean;
   readonly children: Set<string>;
 }
@@ -45,7 +47,7 @@ export interface FakeImage {
   name: string;
   sizeBytes: number;
   trashed: boolean;
-  readonly parent?: { readonly imageId: string; readonly pointId: string };
+  parent?: { readonly imageId: string; readonly pointId: string };
   readonly points: Map<string, FakePoint>;
   readonly data: Map<number, string>;
   readonly watchers: Set<string>;
@@ -111,9 +113,9 @@ export class FakeBackend {
   /** Kills the data agent and starts its successor, which waits to be admitted. @returns the dead one */
   killData(agents: FakeAgents): AgentIdentity {
     const dead = agents.data;
+    this.flattening.clear();
     agents.data = this.#identity('data');
     agents.connections.clear();
-    this.flattening.clear();
     closeGate(agents);
     return dead;
   }
@@ -357,7 +359,94 @@ export class FakeBackend {
           images: [...this.images.values()].map(({ name, id, trashed }) => ({ name, backendId: id, trashed })),
           nextCursor: '',
         })),
+      getCatalogueEntries: (_pool, keys, context) =>
+        step('getCatalogueEntries', context, () => {
+          const entries = keys.flatMap((key) => {
+            const value = this.catalogue.get(key);
+            return value === undefined ? [] : [[key, value] as const];
+          });
+          return new Map(entries);
+        }),
+      inspectImages: (_pool, images, context) =>
+        step('inspectImages', context, () => images.map((query) => this.#facts(query))),
+      setChild: (_pool, { parent, childBackendId, listed }, context) =>
+        step('setChild', context, () => {
+          const children = this.images.get(parent.backendId)?.points.get(parent.point.backendId)?.children;
+          if (children === undefined) throw refused('NOT_FOUND', 'ENOENT', `there is no point ${parent.point.name}`);
+          if (listed) children.add(childBackendId);
+          else if (this.images.has(childBackendId)) throw refused('FAILED_PRECONDITION', 'CHILD_EXISTS', 'it is there');
+          else children.delete(childBackendId);
+        }),
     };
+  }
+
+  #facts({ name, backendId, parent }: ImageQuery): ImageFacts {
+    const image = backendId === '' ? this.find(name) : this.images.get(backendId);
+    const nothing = { listedName: '', trashedName: '', trashTime: 0, keptUntil: 0 };
+    if (image === undefined) return { ...nothing, backendId: '', headerUnreadable: false, parentListsIt: false };
+    const listing = parent && this.images.get(parent.backendId)?.points.get(parent.point.backendId)?.children;
+    return {
+      ...nothing,
+      backendId: image.id,
+      ...(image.trashed ? { trashedName: image.name, trashTime: 1 } : { listedName: image.name }),
+      headerUnreadable: false,
+      parentListsIt: listing?.has(image.id) ?? false,
+      header: {
+        sizeBytes: image.sizeBytes,
+        parentBackendId: image.parent?.imageId ?? '',
+        parentPointBackendId: image.parent?.pointId ?? '',
+        points: [...image.points.values()].map((point) => ({
+          name: point.name,
+          backendId: point.id,
+          trashed: point.trashed,
+          children: [...point.children],
+          missingChildren: [...point.children].filter((id) => !this.images.has(id)),
+        })),
+      },
+    };
+  }
+
+  #flatten(record: ImageRecord): { readonly flattened: boolean; readonly progressPercent: number } {
+    const image = this.#image(record);
+    if (image.parent === undefined) return { flattened: true, progressPercent: 100 };
+    const { imageId, pointId } = image.parent;
+    if (record.parent?.backendId !== imageId || record.parent.point.backendId !== pointId) {
+      throw refused('FAILED_PRECONDITION', 'OTHER_PARENT', `${image.name} has another parent`);
+    }
+    const asked = (this.flattening.get(image.id) ?? 0) + 1;
+    this.flattening.set(image.id, asked);
+    if (asked < this.flattenQuestions) {
+      return { flattened: false, progressPercent: Math.floor((asked * 100) / this.flattenQuestions) };
+    }
+    this.flattening.delete(image.id);
+    if (this.#isOpenAbove(image)) this.violations.push(`${image.name} is flattened under somebody who has it open`);
+    for (const data of [image.data, ...[...image.points.values()].map((point) => point.data)]) {
+      for (const block of this.#blocksOf(image)) {
+        const value = this.#readBlock(image, data, block);
+        if (value !== '') data.set(block, value);
+      }
+    }
+    this.images.get(imageId)?.points.get(pointId)?.children.delete(image.id);
+    delete image.parent;
+    return { flattened: true, progressPercent: 100 };
+  }
+
+  #isOpenAbove(image: FakeImage): boolean {
+    if (image.watchers.size > 0) return true;
+    const children = [...image.points.values()].flatMap((point) => [...point.children]);
+    return children.some((id) => {
+      const child = this.images.get(id);
+      return child !== undefined && this.#isOpenAbove(child);
+    });
+  }
+
+  /** Every block that it, or anything below it, has. */
+  #blocksOf(image: FakeImage): ReadonlySet<number> {
+    const blocks = new Set(image.data.keys());
+    const parent = this.images.get(image.parent?.imageId ?? '');
+    for (const block of parent?.points.get(image.parent?.pointId ?? '')?.data.keys() ?? []) blocks.add(block);
+    for (const block of parent === undefined ? [] : this.#blocksOf(parent)) blocks.add(block);
+    return blocks;
   }
 
   #createImage(
@@ -402,49 +491,6 @@ export class FakeBackend {
     }
     if (sizeBytes < point.sizeBytes) throw refused('OUT_OF_RANGE', 'SMALLER_THAN_PARENT', 'it would be smaller');
     return { image, point };
-  }
-
-  #flatten(record: ImageRecord): { readonly flattened: boolean; readonly progressPercent: number } {
-    const image = this.#image(record);
-    if (image.parent === undefined) return { flattened: true, progressPercent: 100 };
-    const { imageId, pointId } = image.parent;
-    if (record.parent?.backendId !== imageId || record.parent.point.backendId !== pointId) {
-      throw refused('FAILED_PRECONDITION', 'OTHER_PARENT', `${image.name} has another parent`);
-    }
-    const asked = (this.flattening.get(image.id) ?? 0) + 1;
-    this.flattening.set(image.id, asked);
-    if (asked < this.flattenQuestions) {
-      return { flattened: false, progressPercent: Math.floor((asked * 100) / this.flattenQuestions) };
-    }
-    this.flattening.delete(image.id);
-    if (this.#isOpenAbove(image)) this.violations.push(`${image.name} is flattened under somebody who has it open`);
-    for (const data of [image.data, ...[...image.points.values()].map((point) => point.data)]) {
-      for (const block of this.#blocksOf(image)) {
-        const value = this.#readBlock(image, data, block);
-        if (value !== '') data.set(block, value);
-      }
-    }
-    this.images.get(imageId)?.points.get(pointId)?.children.delete(image.id);
-    delete image.parent;
-    return { flattened: true, progressPercent: 100 };
-  }
-
-  #isOpenAbove(image: FakeImage): boolean {
-    if (image.watchers.size > 0) return true;
-    const children = [...image.points.values()].flatMap((point) => [...point.children]);
-    return children.some((id) => {
-      const child = this.images.get(id);
-      return child !== undefined && this.#isOpenAbove(child);
-    });
-  }
-
-  /** Every block that it, or anything below it, has. */
-  #blocksOf(image: FakeImage): ReadonlySet<number> {
-    const blocks = new Set(image.data.keys());
-    const parent = this.images.get(image.parent?.imageId ?? '');
-    for (const block of parent?.points.get(image.parent?.pointId ?? '')?.data.keys() ?? []) blocks.add(block);
-    for (const block of parent === undefined ? [] : this.#blocksOf(parent)) blocks.add(block);
-    return blocks;
   }
 
   #addImage(
@@ -547,6 +593,16 @@ export class FakeBackend {
           this.users.delete(exportId);
         }),
       listAccess: (_pool, context) => step('listAccess', context, () => [...this.users.keys()]),
+      inspectAccess: (_pool, { exportId, image, access }, context) =>
+        step('inspectAccess', context, () => {
+          const user = this.users.get(exportId);
+          const granted = new TextEncoder().encode(JSON.stringify({ user: exportId, key: user?.key }));
+          return {
+            exists: user !== undefined,
+            rightsMatch: user !== undefined && user.imageId === image?.backendId,
+            accessMatches: Buffer.from(access).equals(Buffer.from(granted)),
+          };
+        }),
       listClients: (_pool, { exportId, image }, context) =>
         step('listClients', context, () => {
           const found = image === undefined ? undefined : this.images.get(image.backendId);
@@ -599,6 +655,7 @@ const FENCE_METHODS: ReadonlySet<string> = new Set([
   'grantAccess',
   'revokeAccess',
   'listAccess',
+  'inspectAccess',
   'listClients',
   'cutOff',
   'breakLocks',

@@ -1,7 +1,13 @@
 import type { ImageRecord } from '../model/image.js';
 import type { AgentRecord, ControllerRecord, Operation } from '../model/operation.js';
 import type { PointInTime, Pool, Snapshot, Tombstone, Volume } from '../model/resources.js';
-import type { AgentIdentity, AgentLifecycle, Backend, StepContext } from '../ports/backend.js';
+import {
+  type AgentIdentity,
+  type AgentLifecycle,
+  type Backend,
+  BackendError,
+  type StepContext,
+} from '../ports/backend.js';
 import type { Store, StoredDocument } from '../ports/store.js';
 import type { CoreSettings } from '../settings.js';
 import type { OperationDefinition } from './definition.js';
@@ -94,7 +100,14 @@ export class Agents implements AgentLifecycle {
     const pools = (await this.poolsOf(cluster)).map((document) => document.value);
     if (pools.length > 0) {
       const addresses = [...dead.flatMap((agent) => agent.addresses), ...(await this.connectionsOf(deadIds))];
-      for (const pool of pools) await this.cutOff(pool, [...new Set(addresses)]);
+      for (const pool of pools) {
+        try {
+          await this.cutOff(pool, [...new Set(addresses)]);
+        } catch (error) {
+          // A pool that the backend has no longer holds no lock, and must not keep the others' agent from starting.
+          if (!(error instanceof BackendError && error.code === 'NOT_FOUND')) throw error;
+        }
+      }
     }
     await this.membership.changeAgents((agents) => agents.filter((agent) => !deadIds.has(agent.agentId)));
   }

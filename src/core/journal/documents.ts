@@ -39,6 +39,8 @@ export const keys = {
 
 /** Names of indexes; those with a parameter are functions. */
 export const indexes = {
+  /** There while the store is held because it was restored from a backup (services/admin/hold.ts). */
+  restored: 'store/restored',
   volumes: 'volumes',
   volumesAll: 'volumes-all',
   volumesOfPool: (poolId: string) => `volumes-of-pool/${poolId}`,

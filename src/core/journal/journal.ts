@@ -54,6 +54,8 @@ export interface Call {
   readonly clientToken: string;
   /** Everything that must be the same for the same token. */
   readonly parameters: unknown;
+  /** Whether it is let through while the store is held (services/admin/hold.ts). */
+  readonly passesHold?: boolean;
   /** Works out what the call comes to; called again when the commit met a conflict. */
   readonly intend: () => Promise<Intent>;
 }
@@ -75,6 +77,7 @@ export class Journal {
   private readonly clock: Clock;
   private readonly settings: CoreSettings;
   private readonly membership: Membership;
+  private readonly hold: { check(): Promise<void> } | undefined;
   private readonly runner: OperationRunner;
 
   constructor(options: {
@@ -85,8 +88,11 @@ export class Journal {
     settings: CoreSettings;
     membership: Membership;
     definitions: readonly OperationDefinition<never>[];
+    /** Throws while nothing may be changed. */
+    hold?: { check(): Promise<void> };
   }) {
     this.store = options.store;
+    this.hold = options.hold;
     this.clock = options.clock;
     this.settings = options.settings;
     this.membership = options.membership;
@@ -101,6 +107,7 @@ export class Journal {
    *   recorded); what `intend` throws
    */
   async record(call: Call): Promise<Recorded> {
+    if (call.passesHold !== true) await this.hold?.check();
     const tokenKey = keys.token(call.principal, call.method, call.clientToken);
     const parametersHash = hashParameters(call.parameters);
     for (let conflicts = 0; conflicts < CONFLICT_LIMIT; conflicts += 1) {

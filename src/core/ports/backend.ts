@@ -91,6 +91,56 @@ export interface ConnectorFacts {
   readonly connectorJson: Uint8Array;
 }
 
+/** An image to look at: by its backendId, or by its name (also as it was before the trash) when that is empty. */
+export interface ImageQuery {
+  readonly name: string;
+  readonly backendId: string;
+  /** Asks whether this parent lists it as its child. */
+  readonly parent?: ImageParent;
+}
+
+/** A point as an image's header has it; a node may have written it. */
+export interface PointFacts {
+  readonly name: string;
+  readonly backendId: string;
+  /** Removed while it had clones. */
+  readonly trashed: boolean;
+  /** Ids of the clones that it lists. */
+  readonly children: readonly string[];
+  /** Those of them that are not there. */
+  readonly missingChildren: readonly string[];
+}
+
+/** What a look at an image came to. What the header says a node may have written: it is compared, never followed. */
+export interface ImageFacts {
+  /** Empty when there is nothing. */
+  readonly backendId: string;
+  /** Its name in the list of images; empty when it is not there. */
+  readonly listedName: string;
+  /** Its name in the trash; empty when it is not there. */
+  readonly trashedName: string;
+  /** Milliseconds since the epoch; 0 when it is not in the trash. */
+  readonly trashTime: number;
+  /** Until when the backend itself refuses to remove it from the trash. */
+  readonly keptUntil: number;
+  readonly header?: {
+    readonly sizeBytes: number;
+    /** Empty for none. */
+    readonly parentBackendId: string;
+    readonly parentPointBackendId: string;
+    readonly points: readonly PointFacts[];
+  };
+  readonly headerUnreadable: boolean;
+  readonly parentListsIt: boolean;
+}
+
+/** What a look at an export's user came to. */
+export interface AccessFacts {
+  readonly exists: boolean;
+  readonly rightsMatch: boolean;
+  readonly accessMatches: boolean;
+}
+
 /** The role "data". */
 export interface DataBackend {
   /** Facts as they were last read; reads them when they never were. @throws BackendError */
@@ -167,6 +217,20 @@ export interface DataBackend {
     readonly images: readonly { readonly name: string; readonly backendId: string; readonly trashed: boolean }[];
     readonly nextCursor: string;
   }>;
+  /** Those that are there, by key; at most 1,000 keys. */
+  getCatalogueEntries(
+    pool: Pool,
+    keys: readonly string[],
+    context: StepContext,
+  ): Promise<ReadonlyMap<string, Uint8Array>>;
+  /** In the order asked; at most 1,000. */
+  inspectImages(pool: Pool, images: readonly ImageQuery[], context: StepContext): Promise<readonly ImageFacts[]>;
+  /** Puts a clone on its parent's list of children, or takes one off that is not there any more. */
+  setChild(
+    pool: Pool,
+    request: { readonly parent: ImageParent; readonly childBackendId: string; readonly listed: boolean },
+    context: StepContext,
+  ): Promise<void>;
 }
 
 /** The role "fence". */
@@ -184,6 +248,20 @@ export interface FenceBackend {
   ): Promise<Uint8Array>;
   revokeAccess(pool: Pool, exportId: string, context: StepContext): Promise<void>;
   listAccess(pool: Pool, context: StepContext): Promise<readonly string[]>;
+  inspectAccess(
+    pool: Pool,
+    request: {
+      readonly exportId: string;
+      /** Unset asks only whether the user exists. */
+      readonly image?: ImageRecord;
+      /** Nearest first. */
+      readonly ancestors: readonly ImageRecord[];
+      readonly readOnly: boolean;
+      /** What GrantAccess answered; empty when it is not known. */
+      readonly access: Uint8Array;
+    },
+    context: StepContext,
+  ): Promise<AccessFacts>;
   listClients(
     pool: Pool,
     request: { readonly exportId: string; readonly image?: ImageRecord },

@@ -97,6 +97,12 @@ export interface Store {
   count(index: string): Promise<number>;
   /** Writes all or nothing. Durable when it resolves. */
   commit(writes: readonly Write[]): Promise<CommitOutcome>;
+  /**
+   * Writes a consistent copy of it into a new file, with these writes on top of it, while it serves; revisions of the copy
+   * go on far behind those of the original, so that none means two things. Absent where a kind of store is backed up otherwise.
+   * @returns its size in bytes
+   */
+  backup?(path: string, writes: readonly Write[]): Promise<{ readonly sizeBytes: number }>;
   /** Closes it; nothing may be called after. */
   close(): Promise<void>;
 }
@@ -125,6 +131,11 @@ export interface ReplicatedStore extends Store {
    * @returns how to stop listening
    */
   onPrimaryChange(listener: (change: PrimaryChange) => void): () => void;
+}
+
+/** Whether a store is one that several servers hold. */
+export function isReplicated(store: Store): store is ReplicatedStore {
+  return 'onPrimaryChange' in store;
 }
 
 /**

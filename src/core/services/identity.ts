@@ -24,6 +24,9 @@ export function identityOf(volume: Volume): ImageIdentity {
     encrypted: volume.encrypted,
     multiAttach: volume.multiAttach,
     createTime: volume.createTime,
+    updateTime: volume.updateTime,
+    largestSizeBytes: Math.max(volume.sizeBytes, image?.largestSizeBytes ?? 0),
+    ...(volume.sourceSnapshotId === undefined ? {} : { sourceSnapshotId: volume.sourceSnapshotId }),
     ...(image?.parent === undefined ? {} : { parent: image.parent }),
   };
 }
@@ -44,6 +47,9 @@ export function snapshotIdentityOf(snapshot: Snapshot): ImageIdentity {
     encrypted: snapshot.encrypted,
     multiAttach: false,
     createTime: snapshot.createTime,
+    updateTime: snapshot.updateTime,
+    largestSizeBytes: Math.max(snapshot.sizeBytes, image?.largestSizeBytes ?? 0),
+    ...(snapshot.pointTime === undefined ? {} : { pointTime: snapshot.pointTime }),
     ...(image?.parent === undefined ? {} : { parent: image.parent }),
   };
 }

@@ -50,12 +50,14 @@ export async function listPage<T>(
   };
 }
 
-function sealToken(vault: Vault, cursor: string, binding: string): string {
+/** Where to go on, authenticated and bound to who asked for what. */
+export function sealToken(vault: Vault, cursor: string, binding: string): string {
   const text = JSON.stringify([binding, cursor]);
   return Buffer.from(vault.authenticate(new TextEncoder().encode(text), 'page-token')).toString('base64url');
 }
 
-function openToken(vault: Vault, token: string, binding: string): string {
+/** Reads it. @throws MoorageError INVALID_ARGUMENT when it is not of this call */
+export function openToken(vault: Vault, token: string, binding: string): string {
   const plain = vault.verify(Buffer.from(token, 'base64url'), 'page-token');
   const parsed: unknown = plain === undefined ? undefined : JSON.parse(new TextDecoder().decode(plain));
   if (!Array.isArray(parsed) || parsed[0] !== binding || typeof parsed[1] !== 'string') {

@@ -10,6 +10,7 @@ import {
 } from '../../core/ports/store.js';
 import { encodeCursor, spanOf } from '../ranges.js';
 import { prepareWrites } from '../writes.js';
+import { writeBackup } from './backup.js';
 import { corruptError, translateSqliteError } from './errors.js';
 import { GroupCommit } from './group-commit.js';
 import { type OpenDatabase, openDatabase } from './open.js';
@@ -106,6 +107,11 @@ class SqliteStore implements Store {
   async commit(writes: readonly Write[]): Promise<CommitOutcome> {
     this.#checkUsable();
     return this.#commits.commit(prepareWrites(writes));
+  }
+
+  async backup(path: string, writes: readonly Write[]): Promise<{ readonly sizeBytes: number }> {
+    this.#checkUsable();
+    return writeBackup(this.#database, path, prepareWrites(writes));
   }
 
   async close(): Promise<void> {

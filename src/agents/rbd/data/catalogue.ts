@@ -55,3 +55,18 @@ export async function listCatalogueEntries(
   }
   return { entries, nextCursor: '' };
 }
+
+/** The entries of those keys that are there. */
+export async function getCatalogueEntries(pool: PoolContext, keys: readonly string[]): Promise<readonly OmapEntry[]> {
+  const byShard = new Map<number, string[]>();
+  for (const key of new Set(keys)) {
+    const shard = shardOf(key);
+    byShard.set(shard, [...(byShard.get(shard) ?? []), key]);
+  }
+  const found = await Promise.all(
+    [...byShard].map(([shard, few]) =>
+      unlessAbsent(new Map<string, Buffer>(), () => pool.omapGet(shardObject(shard), few)),
+    ),
+  );
+  return found.flatMap((values) => [...values].map(([key, value]) => ({ key, value })));
+}

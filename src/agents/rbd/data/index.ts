@@ -2,18 +2,19 @@ import { status } from '@grpc/grpc-js';
 import type { DataServiceHandlers } from '../../../generated/moorage/backend/v1/DataService.js';
 import type { AgentCluster } from '../agent-context.js';
 import type { PoolContext } from '../librbd/pool-context.js';
-import { StepError } from '../step-error.js';
+import { invalidField, StepError } from '../step-error.js';
 import type { StepScope, StepTable } from '../steps.js';
-import { listCatalogueEntries, putCatalogueEntry, removeCatalogueEntry } from './catalogue.js';
+import { getCatalogueEntries, listCatalogueEntries, putCatalogueEntry, removeCatalogueEntry } from './catalogue.js';
 import { OwnConnections } from './connections.js';
 import { createImageStep } from './create.js';
-import { Flattenings } from './flatten.js';
 import { inspectImages, setChild } from './facts.js';
+import { Flattenings } from './flatten.js';
 import { listImages } from './listing.js';
 import { CompletePoints, expandImage, removePoint, takePoint } from './points.js';
 import { readPoolFacts } from './pool-facts.js';
 import { purgeImage } from './purge.js';
 import {
+  checkId,
   checkKey,
   checkLimit,
   checkName,
@@ -21,6 +22,7 @@ import {
   readCatalogueEntry,
   readImage,
   readKnownImage,
+  readParent,
   readPoint,
 } from './record.js';
 import { SingleFlight } from './single-flight.js';
@@ -31,15 +33,18 @@ import { findHolders } from './usage.js';
 const byImage = (request: { readonly image: { readonly name: string } | null }): string | undefined =>
   request.image?.name;
 
-/** The steps of the role "data". */
-export function dataSteps(cluster: AgentCluster): StepTable<DataServiceHandlers> {
+/**
+ * The steps of the role "data".
+ * @param ending aborts when the agent is to end
+ */
+export function dataSteps(cluster: AgentCluster, ending: AbortSignal): StepTable<DataServiceHandlers> {
   const connections = new OwnConnections(cluster);
   const purges = new SingleFlight();
   const points = new CompletePoints();
   const { shared } = cluster;
+  const flattenings = new Flattenings((poolName, use) => shared.withPool(poolName, use), ending);
   const inPool = <Result>(scope: StepScope, use: (pool: PoolContext) => Promise<Result>): Promise<Result> =>
     shared.withPool(scope.poolName, use);
-  const flattenings = new Flattenings((poolName, use) => shared.withPool(poolName, use));
 
   return {
     GetPool: { lane: 'reads', run: (_request, scope) => readPoolFacts(shared, scope.poolName) },
@@ -107,8 +112,6 @@ export function dataSteps(cluster: AgentCluster): StepTable<DataServiceHandlers>
         return { sizeBytes: size.toString() };
       },
     },
-    GetUsage: {
-      lane: 'reads',
     FlattenImage: {
       lane: 'polls',
       run: async (request, scope) => flattenings.flatten(readKnownImage('image', request.image), scope),
@@ -119,6 +122,8 @@ export function dataSteps(cluster: AgentCluster): StepTable<DataServiceHandlers>
         flattened: await flattenings.stop(readKnownImage('image', request.image), scope),
       }),
     },
+    GetUsage: {
+      lane: 'reads',
       run: async (request, scope) => {
         const image = readKnownImage('image', request.image);
         return { holders: await inPool(scope, (pool) => findHolders(pool, image.id, connections.addresses())) };
@@ -193,5 +198,40 @@ export function dataSteps(cluster: AgentCluster): StepTable<DataServiceHandlers>
         return { images: [...page.images], nextCursor: page.nextCursor };
       },
     },
+    GetCatalogueEntries: {
+      lane: 'reads',
+      run: async (request, scope) => {
+        checkCount('keys', request.keys.length);
+        const keys = request.keys.map((key, index) => checkKey(`keys[${index}]`, key));
+        return { entries: [...(await inPool(scope, (pool) => getCatalogueEntries(pool, keys)))] };
+      },
+    },
+    InspectImages: {
+      lane: 'reads',
+      run: async (request, scope) => {
+        checkCount('images', request.images.length);
+        const images = request.images.map((image, index) =>
+          readImage(`images[${index}]`, image.name === '' ? { ...image, name: image.backendId } : image),
+        );
+        return { images: await inPool(scope, (pool) => inspectImages(pool, images)) };
+      },
+    },
+    SetChild: {
+      lane: 'steps',
+      run: async (request, scope) => {
+        if (request.parent === null) throw invalidField('parent', 'must be there');
+        const parent = readParent('parent', request.parent);
+        const child = checkId('child_backend_id', request.childBackendId);
+        await inPool(scope, (pool) => setChild(pool, parent, child, request.listed));
+        return {};
+      },
+    },
   };
+}
+
+/** Most things that one call may ask for. */
+const MOST_AT_ONCE = 1000;
+
+function checkCount(field: string, count: number): void {
+  if (count > MOST_AT_ONCE) throw invalidField(field, `must be at most ${MOST_AT_ONCE}`);
 }

@@ -48,11 +48,11 @@ export async function trashImage(
   // What librbd's own move does, in its order, without opening the image: that would cost more than all the rest, and
   // would read a header that a node can write.
   await addToTrash(pool, image, Date.now(), deferSeconds);
-  await completeMove(pool, { ...image, state: 'moving' });
+  await completeMove(pool, image);
 }
 
 /** Does the rest of a move that was cut short: the entry is in the trash, the name may still be in use. */
-async function completeMove(pool: PoolContext, entry: TrashEntry): Promise<void> {
+async function completeMove(pool: PoolContext, entry: Pick<TrashEntry, 'id' | 'name'>): Promise<void> {
   if ((await readImageId(pool, entry.name)) === entry.id) await pool.remove(idObject(entry.name));
   await removeFromDirectory(pool, entry.name, entry.id);
   try {

@@ -4,12 +4,16 @@ import { CephError, isCephError } from '../librbd/errors.js';
 import { unlessAbsent } from '../librbd/header.js';
 import { invalidField } from '../step-error.js';
 import { ACCESS_OBJECT, accessCaps, accessUser, type CapsImage } from './caps.js';
-import { monitorJson } from './monitor.js';
+import { forEachBounded, monitorJson } from './monitor.js';
 
 interface AuthEntry {
   readonly entity: string;
   readonly key: string;
+  readonly caps?: Readonly<Record<string, string>>;
 }
+
+/** Users that the monitors are asked for at once. */
+const USERS_AT_ONCE = 16;
 
 /**
  * Makes the export's user, or gives the one that is there exactly these rights.
@@ -46,6 +50,39 @@ export async function grantAccess(
   return { user, key };
 }
 
+/** Whether the export's user is there, and is as `grantAccess` would make it now. */
+export async function inspectAccess(
+  cluster: Cluster,
+  request: {
+    readonly exportId: string;
+    readonly image: Image__Output | null;
+    readonly ancestors: readonly Image__Output[];
+    readonly readOnly: boolean;
+    readonly accessJson: Buffer;
+  },
+): Promise<{ readonly exists: boolean; readonly rightsMatch: boolean; readonly accessMatches: boolean }> {
+  const user = userOf(request.exportId);
+  const ancestors = request.ancestors.map((each, index) => capsImage(`ancestors[${index}]`, each));
+  const wanted =
+    request.image === null ? [] : accessCaps(capsImage('image', request.image), ancestors, request.readOnly);
+  const entity = `client.${user}`;
+  let entries: readonly AuthEntry[];
+  try {
+    entries = await monitorJson<readonly AuthEntry[]>(cluster, { prefix: 'auth get', entity });
+  } catch (error) {
+    if (isCephError(error, 'ENOENT')) return { exists: false, rightsMatch: false, accessMatches: false };
+    throw error;
+  }
+  const found = entries.find((entry) => entry.entity === entity);
+  const caps = Object.entries(found?.caps ?? {}).flat();
+  const access = JSON.stringify({ mode: 'managed', user, key: found?.key ?? '' });
+  return {
+    exists: found !== undefined,
+    rightsMatch: JSON.stringify([...caps].sort()) === JSON.stringify([...wanted].sort()),
+    accessMatches: request.accessJson.toString('utf8') === access,
+  };
+}
+
 /** Deletes the export's user. One that is gone is OK. Clients that are connected stay so. */
 export async function revokeAccess(cluster: Cluster, poolName: string, exportId: string): Promise<void> {
   const entity = `client.${userOf(exportId)}`;
@@ -61,7 +98,9 @@ export async function listAccess(cluster: Cluster, poolName: string): Promise<st
       const page = await unlessAbsent({ entries: [], more: false }, () =>
         pool.omapList(ACCESS_OBJECT, after, '', 1000),
       );
-      for (const { key } of page.entries) if (await exists(cluster, key)) found.push(key);
+      await forEachBounded(page.entries, USERS_AT_ONCE, async ({ key }) => {
+        if (await exists(cluster, key)) found.push(key);
+      });
       const last = page.entries.at(-1);
       if (!page.more || last === undefined) return found;
       after = last.key;

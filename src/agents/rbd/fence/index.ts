@@ -1,7 +1,7 @@
 import type { FenceServiceHandlers } from '../../../generated/moorage/backend/v1/FenceService.js';
 import type { AgentCluster } from '../agent-context.js';
 import type { StepTable } from '../steps.js';
-import { grantAccess, listAccess, revokeAccess } from './access.js';
+import { grantAccess, inspectAccess, listAccess, revokeAccess } from './access.js';
 import { breakLocks, listClients } from './clients.js';
 import { cutOff, liftCutOff, listCutOff } from './cut-off.js';
 
@@ -27,6 +27,10 @@ export function fenceSteps({ shared }: AgentCluster): StepTable<FenceServiceHand
     ListAccess: {
       lane: 'reads',
       run: async (_request, scope) => ({ exportIds: await listAccess(shared, scope.poolName) }),
+    },
+    InspectAccess: {
+      lane: 'reads',
+      run: (request) => inspectAccess(shared, request),
     },
     ListClients: {
       lane: 'reads',

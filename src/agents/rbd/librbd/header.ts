@@ -64,6 +64,8 @@ export interface RawHeader {
   readonly objectPrefix: string | undefined;
   readonly parent: HeaderParent | undefined;
   readonly snapshots: readonly HeaderSnapshot[];
+  /** Clones by the id of the snapshot that they were made from. */
+  readonly children: ReadonlyMap<bigint, readonly ChildSpec[]>;
   /** Whether any snapshot has a child. */
   readonly hasChildren: boolean;
 }
@@ -86,6 +88,11 @@ export async function readHeader(pool: PoolContext, id: string): Promise<RawHead
     const bytes = values.get(key);
     return bytes === undefined ? undefined : decode(new Decoder(bytes));
   };
+  const children = new Map(
+    [...values]
+      .filter(([key]) => key.startsWith(CHILDREN_PREFIX))
+      .map(([key, bytes]) => [BigInt(`0x${key.slice(CHILDREN_PREFIX.length)}`), decodeChildren(bytes)] as const),
+  );
   return {
     sizeBytes: value('size', (decoder) => decoder.u64()),
     features: value('features', (decoder) => decoder.u64()),
@@ -95,11 +102,12 @@ export async function readHeader(pool: PoolContext, id: string): Promise<RawHead
     snapshots: [...values]
       .filter(([key]) => key.startsWith('snapshot_'))
       .map(([, bytes]) => decodeSnapshot(new Decoder(bytes))),
-    hasChildren: [...values].some(
-      ([key, bytes]) => key.startsWith('snap_children_') && decodeChildren(bytes).length > 0,
-    ),
+    children,
+    hasChildren: [...children.values()].some((specs) => specs.length > 0),
   };
 }
+
+const CHILDREN_PREFIX = 'snap_children_';
 
 const hexadecimal = (id: bigint): string => id.toString(16).padStart(16, '0');
 
@@ -111,7 +119,7 @@ export async function readSnapshot(
 ): Promise<{ readonly snapshot: HeaderSnapshot; readonly children: readonly ChildSpec[] } | undefined> {
   const [snapshotKey, childrenKey] = [
     `snapshot_${hexadecimal(snapshotId)}`,
-    `snap_children_${hexadecimal(snapshotId)}`,
+    `${CHILDREN_PREFIX}${hexadecimal(snapshotId)}`,
   ];
   const values = await unlessAbsent(new Map<string, Buffer>(), () =>
     pool.omapGet(headerObject(imageId), [snapshotKey, childrenKey]),
@@ -177,13 +185,33 @@ export async function detachChild(
   snapshotId: bigint,
   child: ChildSpec,
 ): Promise<boolean> {
+  return unlessAbsent(false, async () => {
+    await pool.exec(headerObject(parentId), 'rbd', 'child_detach', encodeChild(snapshotId, child));
+    return true;
+  });
+}
+
+/** Puts a clone on its parent's list of children (class method child_attach). @returns whether it was not there */
+export async function attachChild(
+  pool: PoolContext,
+  parentId: string,
+  snapshotId: bigint,
+  child: ChildSpec,
+): Promise<boolean> {
+  try {
+    await pool.exec(headerObject(parentId), 'rbd', 'child_attach', encodeChild(snapshotId, child));
+    return true;
+  } catch (error) {
+    if (isCephError(error, 'EEXIST')) return false;
+    throw error;
+  }
+}
+
+function encodeChild(snapshotId: bigint, child: ChildSpec): Buffer {
   const input = new Encoder().u64(snapshotId).structure(2, 1, (body) => {
     body.u64(child.poolId).text(child.imageId).text(child.poolNamespace);
   });
-  return unlessAbsent(false, async () => {
-    await pool.exec(headerObject(parentId), 'rbd', 'child_detach', input.bytes());
-    return true;
-  });
+  return input.bytes();
 }
 
 /** Removes a name and its id from the list of images (class method dir_remove_image). @returns whether they were there */
@@ -219,6 +247,10 @@ export interface TrashEntry {
   readonly name: string;
   /** "moving" and "restoring" are left behind by a client that died in the middle. */
   readonly state: 'normal' | 'moving' | 'removing' | 'restoring';
+  /** When it came here, in milliseconds since 1970. */
+  readonly time: number;
+  /** Until when RBD itself refuses to remove it, in milliseconds since 1970. */
+  readonly keptUntil: number;
 }
 
 const TRASH_SOURCE_USER = 0;
@@ -229,9 +261,14 @@ export function decodeTrashEntry(id: string, bytes: Buffer): TrashEntry {
   const { version, body } = new Decoder(bytes).structure();
   body.u8();
   const name = body.text();
-  body.u64();
-  body.u64();
-  return { id, name, state: (version >= 2 ? TRASH_STATES[body.u8()] : undefined) ?? 'normal' };
+  const time = decodeTime(body);
+  const keptUntil = decodeTime(body);
+  return { id, name, time, keptUntil, state: (version >= 2 ? TRASH_STATES[body.u8()] : undefined) ?? 'normal' };
+}
+
+function decodeTime(decoder: Decoder): number {
+  const seconds = decoder.u32();
+  return seconds * 1000 + Math.floor(decoder.u32() / 1_000_000);
 }
 
 /** What the trash knows of an id; undefined when nothing. */

@@ -259,6 +259,17 @@ async function giveUp(
 export async function endExport(core: CoreContext, exportId: string, reason?: string): Promise<readonly Write[]> {
   const document = await getExport(core.store, exportId);
   exportTo(document.value, 'gone');
+  return endedWrites(core, document, reason);
+}
+
+/** The same for one that has ended on the backend without an operation of this store. */
+export async function endedWrites(
+  core: CoreContext,
+  document: StoredDocument<Export>,
+  reason?: string,
+): Promise<readonly Write[]> {
+  const exportId = document.value.id;
+  const { poolId, nodeId } = document.value;
   const now = core.clock.now();
   const volume = await core.store.get<Volume>(keys.volume(document.value.volumeId));
   const writes: Write[] = [

@@ -15,6 +15,7 @@ import type { BackendError } from '../../ports/backend.js';
 import type { StoredDocument } from '../../ports/store.js';
 import { volumeTo } from '../../transitions.js';
 import { type CoreContext, getPool, getSnapshot, getVolume } from '../context.js';
+import { identityOf } from '../identity.js';
 import { debrisOf, type ImagePlan, imageRecord, makeImage, refusal } from '../images.js';
 import type { CreateVolume } from '../types.js';
 
@@ -164,20 +165,7 @@ function planImage(volume: Volume, source: Snapshot | undefined): ImagePlan {
       ? undefined
       : { name: source.image.name, backendId: source.image.backendId, point: base, resourceId: source.id };
   return {
-    identity: {
-      id: volume.id,
-      kind: 'volume',
-      poolId: volume.poolId,
-      name: volume.id,
-      formerNames: [],
-      sizeBytes: volume.sizeBytes,
-      displayName: volume.displayName,
-      tags: volume.tags,
-      encrypted: volume.encrypted,
-      multiAttach: volume.multiAttach,
-      createTime: volume.createTime,
-      ...(parent === undefined ? {} : { parent }),
-    },
+    identity: { ...identityOf(volume), ...(parent === undefined ? {} : { parent }) },
     pointName: '',
     ...(parent === undefined ? {} : { parent }),
   };
@@ -234,7 +222,13 @@ async function giveUp(
       const document = await getVolume(core.store, operation.resourceId);
       volumeTo(document.value, 'gone');
       const now = core.clock.now();
-      const tombstone = { id: document.value.id, state: 'gone' as const, goneTime: now, reason: failure.message };
+      const tombstone = {
+        id: document.value.id,
+        state: 'gone' as const,
+        goneTime: now,
+        reason: failure.message,
+        poolId: pool.id,
+      };
       return [
         putTombstone(document.key, tombstone, document.rev),
         debrisOf(core, pool, plan.image, failure.message),
