@@ -1,11 +1,12 @@
 import { mkdir } from 'node:fs/promises';
 import { hostname } from 'node:os';
+import { join } from 'node:path';
 import { type Backends, createBackends, defaultAgentSettings } from '../backends/index.js';
 import type { Configuration } from '../config/index.js';
 import { type Core, type CoreSettings, createCore, defaultCoreSettings } from '../core/index.js';
 import type { Clock } from '../core/ports/clock.js';
 import type { DescriptorSealer, Vault } from '../core/ports/sealer.js';
-import type { Store } from '../core/ports/store.js';
+import { isReplicated, type Store, StoreError } from '../core/ports/store.js';
 import type { Services } from '../core/services/types.js';
 import { loadOrCreateControllerKeyFile } from '../descriptor/index.js';
 import {
@@ -35,6 +36,9 @@ export const systemClock: Clock = {
   monotonic: () => performance.now(),
   sleep,
 };
+
+/** How long a controller that begins anew waits between two tries while its store is away. */
+const START_PAUSE_MILLISECONDS = 500;
 
 /** By hand, because each abort of the standard library's makes an error with a stack, on the way of every call that waits. */
 function sleep(milliseconds: number, signal?: AbortSignal): Promise<void> {
@@ -137,6 +141,12 @@ class Life {
     this.#logger = logger;
     this.#metrics = metrics;
     this.#store = store;
+    // What others saw acknowledged may be missing on the new primary: whoever worked with the old one begins anew.
+    if (isReplicated(store)) {
+      store.onPrimaryChange(({ kind }) => {
+        if (kind === 'replaced') this.#core?.lose('The store has another primary.');
+      });
+    }
     this.#backends = createBackends({
       clusters: Object.entries(configuration.clusters).map(([name, { ceph_configuration, data, fence }]) => ({
         name,
@@ -184,6 +194,12 @@ class Life {
       get operations() {
         return current().operations;
       },
+      get events() {
+        return current().events;
+      },
+      get admin() {
+        return current().admin;
+      },
     };
   }
 
@@ -194,12 +210,6 @@ class Life {
 
   async begin(vault: Vault, sealer: DescriptorSealer): Promise<void> {
     const identity = await processIdentity();
-      get events() {
-        return current().events;
-      },
-      get admin() {
-        return current().admin;
-      },
     this.#makeCore = () =>
       createCore({
         store: this.#store,
@@ -233,7 +243,7 @@ class Life {
           // Then others wait until its beat has stood still for long enough.
           this.#logger.warn({ err: error }, 'the others could not be told that this controller has left');
         });
-        await this.#start();
+        await this.#startAnew();
         this.#logger.info({ inc: this.#core?.inc }, 'begun anew');
       })
       .catch((error: unknown) => {
@@ -241,6 +251,21 @@ class Life {
         this.#logger.fatal({ err: error }, 'the controller cannot begin anew and ends');
         process.exit(1);
       });
+  }
+
+  /** A store that others serve may be away for a while, and comes back by itself. */
+  async #startAnew(): Promise<void> {
+    while (!this.#stopped) {
+      try {
+        await this.#start();
+        return;
+      } catch (error) {
+        if (!isReplicated(this.#store) || !(error instanceof StoreError)) throw error;
+        this.#logger.warn({ err: error }, 'the store is away; the controller goes on trying to begin anew');
+        await this.#core?.stop(0);
+        await systemClock.sleep(START_PAUSE_MILLISECONDS);
+      }
+    }
   }
 
   /** @param grace how long running operations may take to end, in milliseconds */
@@ -269,9 +294,15 @@ function coreSettings(configuration: Configuration): CoreSettings {
     retryLimitMilliseconds: configuration.journal.retry_limit,
     reaperIntervalMilliseconds: configuration.reaper.interval,
     reaperConcurrency: configuration.reaper.concurrency,
+    sweepIntervalMilliseconds: configuration.reaper.sweep_interval,
+    backupDirectory: configuration.backup_directory ?? join(configuration.state_directory, 'backup'),
     softCloneDepth: configuration.limits.flatten_depth,
     hardCloneDepth: configuration.limits.clone_depth,
     maximumRunningOperations: configuration.limits.running_operations,
+    maximumWatches: configuration.limits.watches,
+    maximumWatchesPerCaller: configuration.limits.watches_per_caller,
+    eventRetentionMilliseconds: configuration.watch.retention,
+    bookmarkIntervalMilliseconds: configuration.watch.bookmark_interval,
     cutOffExpirySeconds: Math.ceil(configuration.fencing.cut_off_expiry / 1000),
     storeIsExclusive: configuration.store.redis === undefined,
     description: `${hostname()}, process ${process.pid}`,
@@ -294,8 +325,6 @@ function listenerOf({ address, tls, plaintext }: Configuration['listeners'][numb
   if (plaintext === undefined) throw new Error(`${address}: neither tls nor plaintext`);
   return {
     address,
-    sweepIntervalMilliseconds: configuration.reaper.sweep_interval,
-    backupDirectory: configuration.backup_directory ?? join(configuration.state_directory, 'backup'),
     security: { kind: 'plaintext', role: plaintext.role, socketMode: Number.parseInt(plaintext.socket_mode, 8) },
   };
 }

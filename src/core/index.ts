@@ -12,13 +12,16 @@ import type { CoreEvents, CoreMetrics } from './ports/metrics.js';
 import type { ProcessIdentity } from './ports/process.js';
 import type { DescriptorSealer, Vault } from './ports/sealer.js';
 import type { Store } from './ports/store.js';
+import { forgetLongGone } from './reaper/feed-horizon.js';
 import { removeExpired } from './reaper/janitor.js';
 import { Reaper, type ReaperResult } from './reaper/reaper.js';
-import type { CoreContext } from './services/context.js';
 import { Admin } from './services/admin/admin.js';
 import { Hold, settleRestored } from './services/admin/hold.js';
 import { repairDefinition } from './services/admin/repair-operation.js';
+import type { CoreContext } from './services/context.js';
 import { deletePoolDefinition } from './services/delete-pool.js';
+import { Events } from './services/events/events.js';
+import { ChangeFeed, withCommitListener } from './services/events/feed.js';
 import { createExportDefinition } from './services/exports/create-export.js';
 import { Exports } from './services/exports/exports.js';
 import { removeExportDefinition } from './services/exports/remove-export.js';
@@ -69,6 +72,8 @@ export interface Core {
   start(): Promise<void>;
   /** Lets running operations finish, at most so long (milliseconds), then ends. What has not ended is taken up by the next start. */
   stop(graceMilliseconds: number): Promise<void>;
+  /** Ends its part as if its beat had stood still: `onLost` is called, and a new core must be made. */
+  lose(why: string): void;
   /** Hands over at once what `stop` left running. Once the agents have ended, never before. */
   leave(): Promise<void>;
   /** One pass of the reaper, now. */
@@ -77,7 +82,7 @@ export interface Core {
 
 /** Puts the core together. */
 export function createCore(given: CoreParts): Core {
-  const parts = { ...given, store: withCommitPoints(given.store) };
+  const parts = { ...given, store: withCommitListener(withCommitPoints(given.store), () => feed.committed()) };
   const { store, clock, events, metrics, settings } = parts;
   const membership = new Membership(parts);
   const context: CoreContext = {
@@ -85,6 +90,7 @@ export function createCore(given: CoreParts): Core {
     liveCheck: () => membership.liveCheck(),
     refreshMembership: () => membership.refresh(),
   };
+  const feed: ChangeFeed = new ChangeFeed(context);
   const definitions = operationDefinitions(context);
   const hold = new Hold(store);
   const journal = new Journal({ store, clock, events, metrics, settings, membership, definitions, hold });
@@ -92,39 +98,39 @@ export function createCore(given: CoreParts): Core {
   const watch = new BeatWatch({ store, clock, settings, process: parts.process, inc: membership.inc });
   const takeOver = new TakeOver({ store, clock, events, settings, membership, agents, journal, watch });
   const reaper = new Reaper(context, membership);
+  const admin = new Admin(context, journal, hold, membership);
   const background: Promise<void>[] = [];
 
   const reap = async (): Promise<ReaperResult> => {
     const started = clock.monotonic();
     const result = await reaper.pass();
     metrics.reaperPass({ ...result, milliseconds: clock.monotonic() - started });
-  const admin = new Admin(context, journal, hold, membership);
     return result;
   };
 
   const reapForEver = async (): Promise<void> => {
+    let lastSweep = clock.monotonic();
     while (!membership.signal.aborted) {
       await clock.sleep(settings.reaperIntervalMilliseconds, membership.signal);
       if (membership.signal.aborted) return;
       // Several that purge the same images at once would do no harm, and the same work twice.
       if (!watch.isFirst) continue;
       try {
-    let lastSweep = clock.monotonic();
-        await reap();
-        await removeExpired(context);
-      } catch (error) {
-        events.notice({
-          level: 'warn',
-          message: 'a pass of the reaper ended early; the next one goes on',
         // What a restored store takes for deleted may have been undeleted since.
         if ((await hold.mark()) !== undefined) continue;
-          fields: {},
-          error,
+        await reap();
+        await removeExpired(context);
         await forgetLongGone(context);
         if (clock.monotonic() - lastSweep >= settings.sweepIntervalMilliseconds) {
           lastSweep = clock.monotonic();
           await admin.sweep();
         }
+      } catch (error) {
+        events.notice({
+          level: 'warn',
+          message: 'a pass of the reaper ended early; the next one goes on',
+          fields: {},
+          error,
         });
       }
     }
@@ -139,21 +145,22 @@ export function createCore(given: CoreParts): Core {
       nodes: new Nodes(context, journal),
       pools: new Pools(context, journal),
       operations: new Operations(context, journal),
+      events: new Events(context, feed, membership.signal),
+      admin,
     },
     lifecycle: agents,
     start: async () => {
       await membership.start();
+      await settleRestored(context, hold);
       await takeOver.inherit();
       background.push(takeOver.run(), reapForEver());
-      events: new Events(context, feed, membership.signal),
-      admin,
     },
     stop: async (graceMilliseconds) => {
       await journal.drain(graceMilliseconds);
       await membership.stop();
-      await settleRestored(context, hold);
       await Promise.all([...background, journal.settled()]);
     },
+    lose: (why) => membership.lose(why),
     leave: () => membership.leave(),
     reap,
   };
@@ -174,8 +181,8 @@ function operationDefinitions(core: CoreContext): readonly OperationDefinition<n
     createExportDefinition(core),
     removeExportDefinition(core),
     deletePoolDefinition(core),
+    repairDefinition(core),
   ];
   // The runner hands each definition only the plans of its own kind.
   return definitions as unknown as readonly OperationDefinition<never>[];
 }
-    repairDefinition(core),

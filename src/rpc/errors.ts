@@ -23,6 +23,18 @@ export interface TranslatedError {
   readonly unexpected: boolean;
 }
 
+function storeTrouble({ kind }: StoreError): { readonly advice: string; readonly reason: string } {
+  if (kind === 'full') return { advice: 'The store of the controller is full.', reason: 'STORE_UNAVAILABLE' };
+  if (kind === 'lost-commits') {
+    return {
+      advice:
+        'The store of the controller lacks changes that it had acknowledged, and is not used: an operator must see to it.',
+      reason: 'STORE_LOST_COMMITS',
+    };
+  }
+  return { advice: 'The store of the controller does not answer now.', reason: 'STORE_UNAVAILABLE' };
+}
+
 /**
  * Makes the gRPC status of an error. What is not a MoorageError says nothing about itself but the request id, by which it
  * is found in the log.
@@ -32,14 +44,11 @@ export function translateError(error: unknown, requestId: string): TranslatedErr
     return { status: statusOf(error), unexpected: error.code === 'INTERNAL' };
   }
   if (error instanceof StoreError) {
-    const advice =
-      error.kind === 'full'
-        ? 'The store of the controller is full.'
-        : 'The store of the controller does not answer now.';
+    const { advice, reason } = storeTrouble(error);
     return {
       status: statusOf(
         new MoorageError('UNAVAILABLE', `${advice} Try again with the same client token. (Request ${requestId}.)`, {
-          reason: 'STORE_UNAVAILABLE',
+          reason,
           metadata: { request_id: requestId },
           retryAfterMilliseconds: 1000,
         }),

@@ -13,7 +13,7 @@ import type { Operation } from '../../src/core/model/operation.js';
 import type { Debris, Export, PointInTime, Snapshot, Volume } from '../../src/core/model/resources.js';
 import type { Clock } from '../../src/core/ports/clock.js';
 import type { DescriptorSealer, Vault } from '../../src/core/ports/sealer.js';
-import type { Store } from '../../src/core/ports/store.js';
+import { type Store, StoreError } from '../../src/core/ports/store.js';
 import type { Caller, Changed, CreateVolume, Exported, Role, Versioned } from '../../src/core/services/types.js';
 import { generateKeyPair } from '../../src/descriptor/index.js';
 import {
@@ -29,12 +29,17 @@ import { waitFor } from './wait.js';
 
 export const MEBIBYTE = 1024 * 1024;
 
+/** What goes wrong with a call of the store; `after` takes effect all the same. */
+export type StoreFault = 'unavailable' | 'unknown-after' | 'hang';
+
 /** The core on a store of its own and a fake backend; controllers of it start, stop and die as a test wants. */
 export class CoreWorld {
   readonly fake = new FakeBackend();
   /** Milliseconds that the wall clock is ahead: windows and lifetimes end when a test says so. */
   ahead = 0;
   readonly notices: string[] = [];
+  /** Says what goes wrong with a call of the store; asked for each. */
+  storeFault: (method: 'get' | 'getMany' | 'list' | 'commit') => StoreFault | undefined = () => undefined;
   /** `inc` of the controller that made each pass of the reaper. */
   readonly reaped: string[] = [];
   core!: Core;
@@ -121,7 +126,7 @@ export class CoreWorld {
     const agents = this.fake.attach();
     const backend = { data: freezer.wrap(agents.backend.data), fence: freezer.wrap(agents.backend.fence) };
     const core: Core = createCore({
-      store: freezer.wrap(this.store),
+      store: freezer.wrap(this.#faultyStore()),
       backend: () => backend,
       vault: this.#vault,
       sealer: this.#sealer,
@@ -150,6 +155,26 @@ export class CoreWorld {
     await core.start();
     await core.lifecycle.admit(agents.fence);
     this.#admitData(core, agents);
+  }
+
+  #faultyStore(): Store {
+    const spoil = async <T>(method: 'get' | 'getMany' | 'list' | 'commit', call: () => Promise<T>): Promise<T> => {
+      const fault = this.storeFault(method);
+      if (fault === 'unavailable') throw new StoreError('unavailable', 'the store is away');
+      if (fault === 'hang') return new Promise(() => undefined);
+      const result = await call();
+      if (fault === 'unknown-after') throw new StoreError('unknown', 'whether it took place is not known');
+      return result;
+    };
+    const { store } = this;
+    return {
+      get: (key) => spoil('get', () => store.get(key)),
+      getMany: (keys) => spoil('getMany', () => store.getMany(keys)),
+      list: (index, range) => spoil('list', () => store.list(index, range)),
+      count: (index) => store.count(index),
+      commit: (writes) => spoil('commit', () => store.commit(writes)),
+      close: () => store.close(),
+    };
   }
 
   /** Stops the controller as SIGTERM does, without waiting for its operations, and starts another one. */

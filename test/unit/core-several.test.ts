@@ -181,4 +181,27 @@ describe('core: several controllers on one store', () => {
     await world.expectWhole();
     expect(world.fake.violations).to.deep.equal([]);
   });
+
+  it('take up what was begun although nobody learned of it, and whose caller never asked again', async () => {
+    let begun = false;
+    world.storeFault = (method) => {
+      if (begun) return method === 'get' ? 'unavailable' : undefined;
+      if (method !== 'commit') return undefined;
+      begun = true;
+      return 'unknown-after';
+    };
+    const failed: unknown = await world.createVolume().catch((error: unknown) => error);
+    expect(failed).to.be.instanceOf(Error);
+    world.storeFault = () => undefined;
+    const [operation] = await world.running();
+    await world.idle();
+    expect((await world.volume(operation?.resourceId ?? '')).state).to.equal('available');
+    await world.expectWhole();
+  });
+
+  it('notice that they are lost although the store hangs', async () => {
+    world.storeFault = (method) => (method === 'commit' ? 'hang' : undefined);
+    await waitFor('it to be lost', () => world.lost === 1);
+    world.storeFault = () => undefined;
+  });
 });

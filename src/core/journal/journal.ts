@@ -3,7 +3,7 @@ import { MoorageError } from '../errors.js';
 import type { Operation, TokenRecord } from '../model/operation.js';
 import type { Clock } from '../ports/clock.js';
 import type { CoreEvents, CoreMetrics } from '../ports/metrics.js';
-import { type Store, StoreError, type Write } from '../ports/store.js';
+import { type Store, type StoredDocument, StoreError, type Write } from '../ports/store.js';
 import type { CoreSettings } from '../settings.js';
 import type { Intent, NewOperation, OperationDefinition } from './definition.js';
 import { keys, putOperation, putToken } from './documents.js';
@@ -136,7 +136,8 @@ export class Journal {
       }
       const rev = await this.commitOrConflict(writes);
       if (rev === undefined) continue;
-      if (operation !== undefined) this.runner.run({ key: keys.operation(operation.id), rev, value: operation });
+      if (operation !== undefined)
+        this.runner.runUnlessRan({ key: keys.operation(operation.id), rev, value: operation });
       return { resourceId: token.resourceId, operationId: token.operationId };
     }
     throw new MoorageError('ABORTED', 'Too many others are changing the same thing. Try again.', {
@@ -168,6 +169,14 @@ export class Journal {
   /** Takes up every operation that is recorded as this controller's and not yet run by it. */
   resume(operations: readonly { readonly key: string; readonly rev: number; readonly value: Operation }[]): void {
     for (const operation of operations) this.runner.run(operation);
+  }
+
+  /**
+   * Takes up what is recorded as this controller's and was never run: the outcome of its begin was unknown, and its caller
+   * did not ask again. Only a store that others serve leaves such behind.
+   */
+  resumeUnheard(operations: readonly StoredDocument<Operation>[]): void {
+    for (const operation of operations) this.runner.runUnlessRan(operation);
   }
 
   /** Operations that this controller runs now. */

@@ -144,7 +144,8 @@ export class Membership {
 
   private async keepBeating(): Promise<void> {
     while (!this.signal.aborted) {
-      await this.clock.sleep(this.settings.beatTimeoutMilliseconds / 5, this.signal);
+      const left = this.lastBeatStarted + this.settings.beatTimeoutMilliseconds - this.clock.monotonic();
+      await this.clock.sleep(Math.max(0, Math.min(this.settings.beatTimeoutMilliseconds / 5, left)), this.signal);
       if (this.signal.aborted) return;
       const started = this.clock.monotonic();
       if (started - this.lastBeatStarted >= this.settings.beatTimeoutMilliseconds) {
@@ -152,11 +153,15 @@ export class Membership {
         return;
       }
       try {
-        const outcome = await this.store.commit([this.liveCheck(), putBeat(this.inc, this.beat + 1, 'any')]);
-        if (outcome.ok) {
-          this.beat += 1;
-          this.lastBeatStarted = started;
-        } else if (!(await this.refresh())) return;
+        // Another number each time, also after one of unknown outcome: the others see the beat move.
+        this.beat += 1;
+        const outcome = await this.inTime(
+          this.store.commit([this.liveCheck(), putBeat(this.inc, this.beat, 'any')]),
+          this.lastBeatStarted + this.settings.beatTimeoutMilliseconds,
+        );
+        if (outcome === 'late') continue;
+        if (outcome.ok) this.lastBeatStarted = started;
+        else if (!(await this.refresh())) return;
       } catch (error) {
         this.events.notice({
           level: 'warn',
@@ -168,7 +173,23 @@ export class Membership {
     }
   }
 
-  private lose(why: string): void {
+  /** What a commit came to, or "late" when that is not known at a time: a store that hangs must not hide that T has passed. */
+  private async inTime<T>(commit: Promise<T>, until: number): Promise<T | 'late'> {
+    const known = new AbortController();
+    const late = this.clock
+      .sleep(Math.max(0, until - this.clock.monotonic()), known.signal)
+      .then(() => 'late' as const);
+    try {
+      return await Promise.race([commit, late]);
+    } finally {
+      known.abort();
+      // Of one that was too late nobody wants to hear any more.
+      commit.catch(() => undefined);
+    }
+  }
+
+  /** Ends this controller's part: it begins no step more, and whoever made it is told to begin anew. Again: does nothing. */
+  lose(why: string): void {
     if (this.lost || this.signal.aborted) return;
     this.lost = true;
     this.events.notice({ level: 'error', message: `this controller is lost: ${why}`, fields: { inc: this.inc } });

@@ -16,6 +16,9 @@ const FIRST_RETRY_MILLISECONDS = 20;
 /** How often at most an operation's status message is committed while it is tried again, in milliseconds. */
 const STATUS_INTERVAL_MILLISECONDS = 5_000;
 
+/** How many ids of operations that ran are remembered: more than can end between two looks at the store. */
+const RAN_KEPT = 10_000;
+
 /** Carries operations out, phase by phase, until they end or this controller does. See the essay in journal.ts. */
 export class OperationRunner {
   private readonly store: Store;
@@ -27,6 +30,8 @@ export class OperationRunner {
   private readonly waiters: Waiters;
   private readonly definitions: ReadonlyMap<OperationKind, OperationDefinition<unknown>>;
   private readonly running = new Map<string, Promise<void>>();
+  /** Ids of those that ran last, in that order. */
+  private readonly ran = new Set<string>();
   /** How many of them are on each pool. */
   private readonly runningByPool = new Map<string, number>();
 
@@ -63,6 +68,14 @@ export class OperationRunner {
     return this.runningByPool.get(poolId) ?? 0;
   }
 
+  /**
+   * Runs an operation that is recorded as this controller's and was never run by it: its begin had an unknown outcome, and
+   * nobody came back to ask.
+   */
+  runUnlessRan(document: StoredDocument<Operation>): void {
+    if (!this.ran.has(document.value.id)) this.run(document);
+  }
+
   /** Whether this controller runs that operation now. */
   runs(operationId: string): boolean {
     return this.running.has(operationId);
@@ -77,6 +90,11 @@ export class OperationRunner {
   run(document: StoredDocument<Operation>): void {
     const { id, poolId } = document.value;
     if (this.running.has(id)) return;
+    this.ran.add(id);
+    for (const oldest of this.ran) {
+      if (this.ran.size <= RAN_KEPT) break;
+      this.ran.delete(oldest);
+    }
     this.runningByPool.set(poolId, this.lengthOn(poolId) + 1);
     const running = this.carryOut(document)
       .catch((error: unknown) => {

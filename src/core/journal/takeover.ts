@@ -91,6 +91,7 @@ export class TakeOver {
         if (mine.length > 0) for (const cluster of new Set(clusters)) await this.agents.clean(cluster);
         for (const dead of mine) await this.takeOverFrom(dead);
         if (this.settings.storeIsExclusive) return;
+        await this.resumeUnheard();
         pause = this.settings.beatTimeoutMilliseconds / 5;
       } catch (error) {
         if (this.membership.signal.aborted) return;
@@ -133,6 +134,11 @@ export class TakeOver {
       message: 'took over from a controller that ended',
       fields: { from: dead.inc, description: dead.description },
     });
+  }
+
+  private async resumeUnheard(): Promise<void> {
+    const operations = await listAll<Operation>(this.store, indexes.operationsRunning);
+    this.journal.resumeUnheard(operations.filter(({ value }) => value.owner === this.membership.inc));
   }
 
   private async adopt(operation: StoredDocument<Operation>): Promise<void> {
