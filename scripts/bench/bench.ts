@@ -2,7 +2,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { developmentDirectory, startCluster } from '../../test/helpers/cluster.js';
 import { type System, startSystem } from '../../test/helpers/system.js';
-import { measureClones, measureSnapshots, measureStores } from './batches.js';
+import { measureClones, measureRedis, measureSnapshots, measureStores } from './batches.js';
 import { type Breakdown, breakDown } from './breakdown.js';
 import {
   type Bench,
@@ -35,6 +35,11 @@ const limits: Readonly<Record<string, string>> = {
   'snapshots-32/librbd': 'ours ≤ 2500 ms',
   'get-100000/get-1000': '≤ 1.3',
   'list-100000/list-1000': '≤ 1.3',
+  'create-100000/create-1000': '≤ 1.3',
+  'get-1000000/get-1000': '≤ 1.3',
+  'list-1000000/list-1000': '≤ 1.3',
+  'create-1000000/create-1000': '≤ 1.3',
+  'create-redis/create-sqlite': '≤ 1.3',
 };
 
 function narrate(text: string): void {
@@ -100,9 +105,9 @@ async function main(): Promise<void> {
   narrate('starting a cluster of its own');
   const cluster = await startCluster({ name: 'bench' });
   const systems: System[] = [];
-  const start = async (name: string): Promise<System> => {
+  const start = async (name: string, store: 'sqlite' | 'redis' = 'sqlite'): Promise<System> => {
     const settings = { reaper: { interval: '1h' }, agents: { threads: THREADS } };
-    const system = await startSystem({ name, cluster, storeDirectory: developmentDirectory, settings });
+    const system = await startSystem({ name, cluster, store, storeDirectory: developmentDirectory, settings });
     systems.push(system);
     return system;
   };
@@ -117,11 +122,12 @@ async function main(): Promise<void> {
       ['snapshot', () => measureSnapshot(bench)],
       ['delete', () => measureDelete(bench)],
       ['export', () => measureExport(bench)],
+      ['create on Redis', async () => measureRedis(bench.system, await start('bench-redis', 'redis'))],
       ['200 volumes from one snapshot', () => measureClones(bench)],
       ['32 snapshots at once', () => measureSnapshots(bench)],
       [
-        'Get and List by the size of the store',
-        async () => measureStores(await start('bench-few'), await start('bench-many')),
+        'Get, List and Create by the size of the store',
+        async () => measureStores({ small: await start('bench-few'), large: await start('bench-many') }, narrate),
       ],
     ];
     for (const [name, measure] of measures) {

@@ -10,6 +10,8 @@ import { waitFor } from './wait.js';
 type Settings = Readonly<Record<string, string>>;
 
 export interface RedisOptions {
+  /** Where its folder lies; default: the system's for temporary files, which may be in memory. */
+  readonly directory?: string;
   /** Default 0. */
   readonly replicas?: number;
   /** Default 0. */
@@ -126,7 +128,7 @@ export class RedisMember {
 
 /** A Redis of the test's own: servers, one of them the primary at first, and Sentinels. */
 export class RedisGroup {
-  readonly folder = mkdtempSync(join(tmpdir(), 'moorage-redis-'));
+  readonly folder: string;
   /** The primary at first, then its replicas. */
   readonly servers: RedisMember[] = [];
   readonly sentinels: RedisMember[] = [];
@@ -134,13 +136,16 @@ export class RedisGroup {
   /** Of the TLS that a client needs. */
   readonly clientTls: { readonly ca: string; readonly certificate: string; readonly key: string } | undefined;
   /** Files with the passwords of the administrator and of the user "moorage". */
-  readonly passwordFile = join(this.folder, 'password');
-  readonly userPasswordFile = join(this.folder, 'user-password');
+  readonly passwordFile: string;
+  readonly userPasswordFile: string;
   readonly options: RedisOptions;
   readonly #tlsLines: readonly string[];
 
   constructor(options: RedisOptions) {
     this.options = options;
+    this.folder = mkdtempSync(join(options.directory ?? tmpdir(), 'moorage-redis-'));
+    this.passwordFile = join(this.folder, 'password');
+    this.userPasswordFile = join(this.folder, 'user-password');
     if (options.tls === true) {
       this.authority = new TestAuthority(this.folder);
       const server = this.authority.server();

@@ -13,17 +13,20 @@ export interface TestStore {
 
 /**
  * Makes an empty store.
- * @param directory where an embedded one lies.
+ * @param directory where its data lies.
  * @param beatTimeout journal.beat_timeout of the controllers that use it: a commit may take half of it.
  */
-export async function makeTestStore(directory: string, beatTimeout: unknown = '10s'): Promise<TestStore> {
-  const kind = process.env.STORE ?? 'sqlite';
+export async function makeTestStore(
+  directory: string,
+  beatTimeout: unknown = '10s',
+  kind: string = process.env.STORE ?? 'sqlite',
+): Promise<TestStore> {
   if (kind === 'sqlite') {
     const settings = { sqlite: { path: join(directory, 'store.db') } };
     return { settings, embedded: true, remove: () => Promise.resolve() };
   }
   if (kind !== 'redis') throw new Error(`STORE must be sqlite or redis, not ${kind}`);
-  const group = await startRedis();
+  const group = await startRedis({ directory });
   const address = group.servers[0]?.address ?? '';
   const commitTimeout = Math.min(5_000, millisecondsOf(beatTimeout) / 2);
   return {

@@ -26,6 +26,8 @@ export interface SystemOptions {
   readonly undeleteWindowSeconds?: number;
   /** Where the store lies; default: the system's folder for temporary files, which may be in memory. */
   readonly storeDirectory?: string;
+  /** Default: the one that the variable STORE names, or sqlite. */
+  readonly store?: 'sqlite' | 'redis';
   /** Default: managed access. */
   readonly keyringUser?: string;
   /** What Node is told before the controller's program, and the controller tells its agents' Node, as ["--import", …]. */
@@ -95,7 +97,7 @@ export async function startSystem(options: SystemOptions): Promise<System> {
   const storeDirectory =
     options.storeDirectory === undefined ? directory : await mkdtemp(join(options.storeDirectory, 'store-'));
   const storeFile = join(storeDirectory, 'store.db');
-  const store = await makeTestStore(storeDirectory, beatTimeoutOf(options.settings));
+  const store = await makeTestStore(storeDirectory, beatTimeoutOf(options.settings), options.store);
   const socket = join(directory, 'moorage.sock');
   const configurationFile = join(directory, 'controller.yaml');
   const configuration = merge(
