@@ -10,7 +10,7 @@ import {
   sortableTime,
 } from '../journal/documents.js';
 import { lockKeys } from '../journal/locks.js';
-import type { ImageParent } from '../model/image.js';
+import type { ImageParent, ImageRecord } from '../model/image.js';
 import type { LockRecord } from '../model/operation.js';
 import type { Debris, PointInTime, Pool, Snapshot, Tombstone, Volume } from '../model/resources.js';
 import { BackendError, type StepContext } from '../ports/backend.js';
@@ -141,7 +141,7 @@ export class Reaper {
     const pool = (await getPool(this.core.store, resource.poolId)).value;
     const image = requireImage(resource);
     const holders = await this.core.backend().data.getUsage(pool, image, this.context('get-usage', resource.id));
-    if (holders.length > 0) return undefined;
+    if (holders.length > 0 || !(await this.isInTrash(pool, resource.id, image))) return undefined;
     const value = { ...to(resource, 'purging'), updateTime: this.core.clock.now() };
     const outcome = await this.core.store.commit([
       put(value, document.rev),
@@ -152,6 +152,17 @@ export class Reaper {
     if (outcome.ok) return { key: document.key, rev: outcome.rev, value };
     await this.core.refreshMembership();
     return undefined;
+  }
+
+  /**
+   * Whether the image lies in the trash, and the backend itself would let it go. A store that is older than the storage may
+   * take for deleted what was undeleted since.
+   */
+  private async isInTrash(pool: Pool, id: string, image: ImageRecord): Promise<boolean> {
+    const query = { name: image.name, backendId: image.backendId };
+    const [facts] = await this.core.backend().data.inspectImages(pool, [query], this.context('inspect-images', id));
+    if (facts === undefined || facts.backendId === '') return true;
+    return facts.listedName === '' && facts.keptUntil <= this.core.clock.now();
   }
 
   private async isNeeded(id: string): Promise<boolean> {
@@ -168,7 +179,7 @@ export class Reaper {
     const resource = document.value;
     to(resource, 'gone');
     const now = this.core.clock.now();
-    const tombstone: Tombstone = { id: resource.id, state: 'gone', goneTime: now };
+    const tombstone: Tombstone = { id: resource.id, state: 'gone', goneTime: now, poolId: resource.poolId };
     const outcome = await this.core.store.commit([
       putTombstone(document.key, tombstone, document.rev),
       ...(await expireDependents(this.core.store, resource.id, now + KEPT_MILLISECONDS)),

@@ -123,7 +123,7 @@ export class Admin implements AdminService {
     const time = clock.now();
     const stamp = new Date(time).toISOString().replaceAll(/[-:]/g, '').replace(/\..*/, 'Z');
     const path = `${settings.backupDirectory}/store-${stamp}-${randomBytes(4).toString('hex')}.db`;
-    const { sizeBytes } = await store.backup(path, [markCopy({ backupTime: time, settled: false })]);
+    const { sizeBytes } = await store.backup(path, markCopy({ backupTime: time, settled: false }));
     return { path, sizeBytes, time };
   }
 

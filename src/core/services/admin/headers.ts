@@ -1,10 +1,10 @@
 import { indexes, keys, putPoint } from '../../journal/documents.js';
-import type { ImageRecord } from '../../model/image.js';
+import type { ImageRecord, Point } from '../../model/image.js';
 import type { ImageFacts, PointFacts } from '../../ports/backend.js';
 import type { Write } from '../../ports/store.js';
 import { BASE_POINT } from '../volumes/create-volume.js';
 import { putIfSame } from './adopt.js';
-import { isSnapshotId } from './names.js';
+import { isSnapshotId, ownerOf } from './names.js';
 import type { Subject } from './resources.js';
 
 /*
@@ -106,7 +106,9 @@ async function comparePoint(subject: Subject, image: ImageRecord, point: PointFa
   // Operations, or the reaper, are at it.
   if (byName !== undefined || byRecord !== undefined) return;
   if (known === undefined) {
-    unknownPoint(subject, point, where);
+    const recorded = await pointOfCatalogue(subject, image, point);
+    if (recorded === undefined) unknownPoint(subject, point, where);
+    else forgottenPoint(subject, image, recorded);
     return;
   }
   for (const childBackendId of point.missingChildren) {
@@ -140,6 +142,39 @@ function leavePointWrites(
 ): Write[] {
   const left = { id: point.name, poolId: survey.pool.id, volumeId: resource.id, point, operationIds: [] };
   return [putPoint(left, 'absent'), { kind: 'check', key: document.key, expect: document.rev }];
+}
+
+/** The point as the authenticated entry of one of its clones has it; undefined when no entry names it. */
+async function pointOfCatalogue(
+  { survey }: Subject,
+  image: ImageRecord,
+  point: PointFacts,
+): Promise<Point | undefined> {
+  const children = await survey.images(point.children.map((backendId) => ({ name: '', backendId })));
+  const owners = children.flatMap(
+    (child) => ownerOf(child.listedName === '' ? child.trashedName : child.listedName) ?? [],
+  );
+  for (const entry of (await survey.entries([...new Set(owners)])).values()) {
+    if ('forged' in entry || entry.identity.kind === 'export') continue;
+    const { parent } = entry.identity;
+    if (parent?.backendId === image.backendId && parent.point.backendId === point.backendId) return parent.point;
+  }
+  return undefined;
+}
+
+function forgottenPoint({ document, resource, report }: Subject, image: ImageRecord, point: Point): void {
+  report.automatic(
+    {
+      class: 'point-unknown',
+      says: `The point ${point.name} (${point.backendId}) of ${resource.id} is on record with what was made from it, and not with ${resource.id}.`,
+      remedy: 'It comes on record, so that it goes with the image.',
+      image: { name: image.name, backendId: image.backendId },
+    },
+    {
+      kind: 'commit',
+      writes: async () => putIfSame(document, { ...resource, image: { ...image, points: [...image.points, point] } }),
+    },
+  );
 }
 
 /**

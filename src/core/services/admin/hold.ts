@@ -28,8 +28,12 @@ export interface RestoredMark {
   readonly settled: boolean;
 }
 
-/** The write that marks a copy. */
-export function markCopy(mark: RestoredMark): Write {
+/** The writes that mark a copy. Places in the change feed of the original mean nothing in it. */
+export function markCopy(mark: RestoredMark): readonly Write[] {
+  return [putMark(mark), { kind: 'delete', key: keys.feed, expect: 'any' }];
+}
+
+function putMark(mark: RestoredMark): Write {
   return { kind: 'put', key: keys.restored, expect: 'any', value: mark, indexes: [] };
 }
 
@@ -89,7 +93,7 @@ export async function settleRestored(core: CoreContext, hold: Hold): Promise<voi
       return [putPoint({ ...value, point, operationIds: [] }, document.rev)];
     });
   }
-  await commit(core, async () => [markCopy({ ...mark.value, settled: true })]);
+  await commit(core, async () => [putMark({ ...mark.value, settled: true })]);
 }
 
 async function endedWrites(core: CoreContext, document: StoredDocument<Operation>): Promise<readonly Write[]> {
