@@ -37,8 +37,11 @@ async function run(options: AgentOptions): Promise<void> {
     keyringFile: options.keyring,
     requestTimeoutSeconds: options.osdTimeoutSeconds,
   });
+  const ending = new AbortController();
   const steps =
-    options.role === 'data' ? dataSteps(cluster) : (await import('../agents/rbd/fence/index.js')).fenceSteps(cluster);
+    options.role === 'data'
+      ? dataSteps(cluster, ending.signal)
+      : (await import('../agents/rbd/fence/index.js')).fenceSteps(cluster);
   const agent = await serveAgent(
     options,
     cluster,
@@ -53,6 +56,7 @@ async function run(options: AgentOptions): Promise<void> {
   const stop = (): void => {
     if (stopping) return;
     stopping = true;
+    ending.abort();
     agent.stop().then(
       () => process.exit(0),
       (error: unknown) => {

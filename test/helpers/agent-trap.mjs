@@ -17,6 +17,7 @@ const traced = new Map([
   ['rbd_flush', () => 'flush'],
   ['rbd_snap_create', (values) => (isPoint(values[1]) ? 'snapshot' : 'snapshot-base')],
   ['rbd_snap_remove', () => 'remove_snap'],
+  ['rbd_flatten_with_progress', () => 'flatten'],
 ]);
 
 const argumentAfter = (flag) => process.argv[process.argv.indexOf(flag) + 1];

@@ -1,13 +1,14 @@
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { repositoryDirectory } from './cluster.js';
-import { type System, startSystem } from './system.js';
+import { type Settings, type System, startSystem } from './system.js';
 import { waitFor } from './wait.js';
 
 /**
  * The calls of librbd in which an agent can be killed, and the usual duration of each before any was seen, in milliseconds.
  * "clone" makes a volume, "snapshot-clone" the image of a snapshot; "snapshot" and "remove_snap" make and remove a point in
- * time of a volume, "flush" comes before it, "snapshot-base" is the point of a snapshot's image that volumes are cloned from.
+ * time of a volume, "flush" comes before it, "snapshot-base" is the point of a snapshot's image that volumes are cloned from;
+ * "flatten" copies what a snapshot's image has of its ancestors.
  */
 const USUAL_MILLISECONDS = {
   create: 6,
@@ -17,6 +18,7 @@ const USUAL_MILLISECONDS = {
   'snapshot-clone': 20,
   'snapshot-base': 700,
   remove_snap: 2,
+  flatten: 3_000,
 } as const;
 
 /** One of the calls that agent-trap.mjs knows. */
@@ -40,9 +42,9 @@ export class AgentTraps {
   readonly systems: System[] = [];
 
   /** Starts a system whose agent has the trap; `systems` holds it from then on. */
-  async start(name: string): Promise<System> {
+  async start(name: string, settings: Settings = {}): Promise<System> {
     const trap = join(repositoryDirectory, 'test/helpers/agent-trap.mjs');
-    const system = await startSystem({ name, nodeArguments: ['--import', trap] });
+    const system = await startSystem({ name, settings, nodeArguments: ['--import', trap] });
     this.systems.push(system);
     return system;
   }

@@ -117,7 +117,9 @@ async function compare(pool: PoolContext, inventory: Inventory): Promise<Omit<Au
   }
   for (const snapshot of inventory.snapshots) {
     const image = images.get(snapshot.id);
-    problems.push(...(await checkParent(pool, byId, image, snapshot.volumeId)));
+    // One that was flattened stands alone.
+    const parentId = snapshot.cloneDepth === 0 ? undefined : snapshot.volumeId;
+    problems.push(...(await checkParent(pool, byId, image, parentId)));
     const points = image?.header?.snapshots ?? [];
     if (image !== undefined && (points.length !== 1 || points[0]?.name !== 'base' || points[0].trashed)) {
       problems.push(`${snapshot.id} has not one point "base" but ${points.map((point) => point.name).join(', ')}`);

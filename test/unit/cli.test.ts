@@ -77,6 +77,26 @@ describe('the moorage command', () => {
   }
 
   describe('volume', () => {
+    it('cancels an operation and shows what came of it', async () => {
+      const ended = {
+        ...operation,
+        kind: 'snapshot.create' as const,
+        state: 'succeeded' as const,
+        cancelRequested: true,
+      };
+      const methods = {
+        'operations.cancel': async () => ended,
+        'operations.wait': async () => ended,
+        'operations.get': async () => ended,
+      };
+      const { code, stdout, seen } = await run(methods, 'operation', 'cancel', operation.id);
+      expect(code).to.equal(0);
+      expect(out)
+        .to.match(/state +succeeded/)
+        .and.to.match(/cancelled +yes/);
+      expect(seen[0]).to.deep.include({ method: 'operations.cancel', request: operation.id });
+    });
+
     it('create takes a size as people write it, finds the only pool, and shows the volume', async () => {
       const { code, stdout, seen } = await run(
         {

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setImmediate } from 'node:timers/promises';
 import { expect } from 'chai';
 import { MoorageError } from '../../src/core/errors.js';
 import { keys } from '../../src/core/journal/documents.js';
@@ -77,8 +78,8 @@ class Walk {
     return this.#random() < 0.5 ? this.#some('volume', state) : this.#some('snapshot', state);
   }
 
-  #add(id: string, kind: Item['kind'], parent: Item | undefined): void {
-    const data = new Map(parent?.data);
+  #add(id: string, kind: Item['kind'], parent: Item | undefined, source = parent): void {
+    const data = new Map(source?.data);
     this.items.push({ id, kind, parent, state: 'live', deletedAt: 0, data, exportId: '', open: '' });
   }
 
@@ -160,8 +161,27 @@ class Walk {
   async #snapshot(): Promise<void> {
     const item = this.#some('volume', 'live');
     if (item === undefined) return;
+    let ended = false;
+    const cancelling = this.#random() < 0.3 ? this.#cancelFlattening(() => ended) : undefined;
     const made = await this.#call((token) => this.#world.createSnapshot(item.id, token).catch(depthRefusal));
-    if (made !== undefined) this.#add(made.id, 'snapshot', item);
+    ended = true;
+    await cancelling;
+    if (made === undefined) return;
+    const isFlattened = made.image?.parent === undefined;
+    if (isFlattened) this.counts.flattened = (this.counts.flattened ?? 0) + 1;
+    this.#add(made.id, 'snapshot', isFlattened ? undefined : item, item);
+  }
+
+  /** Cancels the next snapshot that is to be flattened, as soon as it is seen. */
+  async #cancelFlattening(ended: () => boolean): Promise<void> {
+    for (; !ended(); await setImmediate()) {
+      for (const operation of await this.#world.running()) {
+        if ((operation.plan as { flatten?: boolean }).flatten !== true) continue;
+        const { operations } = this.#world.core.services;
+        await operations.cancel(operation.id, admin(200)).catch(() => undefined);
+        return;
+      }
+    }
   }
 
   async #clone(): Promise<void> {
@@ -329,7 +349,7 @@ describe('core: random steps with faults, deaths and restarts', () => {
 
   it(`${steps} steps, seed ${seed}`, async function () {
     this.timeout(600_000);
-    const world = await CoreWorld.make();
+    const world = await CoreWorld.make({ softCloneDepth: 3 });
     try {
       const walk = new Walk(world, randomOf(seed));
       for (let step = 1; step <= steps; step += 1) {
@@ -341,6 +361,7 @@ describe('core: random steps with faults, deaths and restarts', () => {
       }
       await walk.end();
       expect(walk.counts['cut short'] ?? 0, 'calls that were cut short').to.be.above(0);
+      expect(walk.counts.flattened ?? 0, 'snapshots that were flattened').to.be.above(0);
     } finally {
       await world.end();
     }

@@ -1,5 +1,6 @@
 import { describeAgentService } from './agent-service.js';
 import { ConformanceClient, type ConformanceTarget } from './client.js';
+import { describeFlatten } from './data-flatten.js';
 import { describeImages } from './data-images.js';
 import { describePoints } from './data-points.js';
 import { describeFenceService } from './fence-service.js';
@@ -32,6 +33,7 @@ export function describeConformance(title: string, target: () => Promise<Conform
     describeAgentService(suite);
     describeImages(suite);
     describePoints(suite);
+    describeFlatten(suite);
     describeFenceService(suite);
   });
 }

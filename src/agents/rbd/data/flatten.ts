@@ -30,6 +30,8 @@ export type UsePool = <Result>(poolName: string, use: (pool: PoolContext) => Pro
 
 /** One that runs, waits to, or has ended and not yet been asked for. */
 interface Flattening {
+  /** Whether it must come to its end, because there is no way back. */
+  readonly isRest: boolean;
   percent: number;
   stopped: boolean;
   /** Resolves when it has ended in any way. */
@@ -42,10 +44,15 @@ interface Flattening {
 export class Flattenings {
   readonly #usePool: UsePool;
   readonly #flattenings = new Map<string, Flattening>();
+  readonly #turns = new Map<string, Promise<void>>();
   readonly #lanes = new Map<string, Lane>();
 
-  constructor(usePool: UsePool) {
+  /** @param ending aborts when the agent is to end: what runs ends too, and its successor goes on with it */
+  constructor(usePool: UsePool, ending: AbortSignal) {
     this.#usePool = usePool;
+    ending.addEventListener('abort', () => {
+      for (const flattening of this.#flattenings.values()) flattening.stopped = true;
+    });
   }
 
   /**
@@ -57,12 +64,13 @@ export class Flattenings {
     scope: StepScope,
   ): Promise<{ readonly flattened: boolean; readonly progressPercent: number }> {
     const key = `${scope.poolName}/${image.id}`;
-    let flattening = this.#flattenings.get(key);
-    if (flattening === undefined) {
+    const flattening = await this.#inTurn(key, async () => {
+      const running = this.#flattenings.get(key);
+      if (running !== undefined) return running;
       const { parent } = await this.#look(image, scope.poolName);
-      if (parent === 'none') return { flattened: true, progressPercent: 100 };
-      flattening = this.#flattenings.get(key) ?? this.#begin(key, image, scope.poolName);
-    }
+      return parent === 'none' ? undefined : this.#begin(key, image, scope.poolName);
+    });
+    if (flattening === undefined) return { flattened: true, progressPercent: 100 };
     await endOrTime(flattening.ended, Math.min(ANSWER_MILLISECONDS, scope.remainingMilliseconds() / 2));
     const { outcome, percent } = flattening;
     if (outcome === 'none') return { flattened: false, progressPercent: percent };
@@ -78,27 +86,67 @@ export class Flattenings {
    */
   async stop(image: KnownImage, scope: StepScope): Promise<boolean> {
     const key = `${scope.poolName}/${image.id}`;
+    return this.#inTurn(key, () => this.#stopNow(key, image, scope));
+  }
+
+  /**
+   * Runs what begins or ends the flattening of an image in the order in which it was asked for: a question that nobody
+   * waits for any more must not begin one after it was said that none runs.
+   */
+  async #inTurn<Result>(key: string, work: () => Promise<Result>): Promise<Result> {
+    const before = this.#turns.get(key) ?? Promise.resolve();
+    const turn = before.then(work);
+    const settled = turn.then(
+      () => undefined,
+      () => undefined,
+    );
+    this.#turns.set(key, settled);
+    try {
+      return await turn;
+    } finally {
+      if (this.#turns.get(key) === settled) this.#turns.delete(key);
+    }
+  }
+
+  async #stopNow(key: string, image: KnownImage, scope: StepScope): Promise<boolean> {
     const flattening = this.#flattenings.get(key);
+    if (flattening?.isRest === true) return this.#awaitRest(key, image, flattening, scope);
     if (flattening !== undefined) {
       flattening.stopped = true;
-      await endOrTime(flattening.ended, scope.remainingMilliseconds());
-      if (flattening.outcome === 'none') throw notEnded(image);
-      this.#flattenings.delete(key);
+      await this.#awaitEnd(key, image, flattening, scope);
     }
     const { parent, listed } = await this.#look(image, scope.poolName);
     if (parent === 'none') return true;
     if (listed) return false;
     // It was cut short between leaving its parent's list and forgetting it: there is no way back, and hardly any left.
-    const rest = this.#flattenings.get(key) ?? this.#begin(key, image, scope.poolName);
-    await endOrTime(rest.ended, scope.remainingMilliseconds());
-    if (rest.outcome === 'none') throw notEnded(image);
-    this.#flattenings.delete(key);
-    if (rest.outcome !== 'flattened') throw rest.outcome.error;
+    return this.#awaitRest(key, image, this.#begin(key, image, scope.poolName, true), scope);
+  }
+
+  async #awaitRest(key: string, image: KnownImage, rest: Flattening, scope: StepScope): Promise<boolean> {
+    const outcome = await this.#awaitEnd(key, image, rest, scope);
+    if (outcome !== 'flattened') throw outcome.error;
     return true;
   }
 
-  #begin(key: string, image: KnownImage, poolName: string): Flattening {
+  async #awaitEnd(
+    key: string,
+    image: KnownImage,
+    flattening: Flattening,
+    scope: StepScope,
+  ): Promise<Exclude<Flattening['outcome'], 'none'>> {
+    await endOrTime(flattening.ended, scope.remainingMilliseconds());
+    const { outcome } = flattening;
+    if (outcome === 'none') {
+      const message = `image ${image.name} (${image.id}) is still being flattened`;
+      throw new StepError(status.DEADLINE_EXCEEDED, 'STILL_RUNS', message);
+    }
+    this.#flattenings.delete(key);
+    return outcome;
+  }
+
+  #begin(key: string, image: KnownImage, poolName: string, isRest = false): Flattening {
     const flattening: Flattening = {
+      isRest,
       percent: 0,
       stopped: false,
       outcome: 'none',
@@ -166,10 +214,6 @@ export class Flattenings {
     this.#lanes.set(poolName, lane);
     return lane;
   }
-}
-
-function notEnded(image: ImageRecord): StepError {
-  return new StepError(status.DEADLINE_EXCEEDED, 'STILL_RUNS', `image ${image.name} is still being flattened`);
 }
 
 async function endOrTime(ended: Promise<void>, milliseconds: number): Promise<void> {

@@ -1,9 +1,6 @@
-import { listAll } from '../../journal/agents.js';
 import type { PhaseContext } from '../../journal/definition.js';
-import { indexes, putPoint } from '../../journal/documents.js';
 import type { ImageRecord } from '../../model/image.js';
-import type { Debris, PointInTime, Pool, Snapshot } from '../../model/resources.js';
-import type { StoredDocument, Write } from '../../ports/store.js';
+import type { Pool } from '../../model/resources.js';
 import { type ImageIdentity, imageEntry } from '../catalogue.js';
 import type { CoreContext } from '../context.js';
 
@@ -73,22 +70,4 @@ export async function forgetParent<Plan>(
 function withoutParent(image: ImageRecord): ImageRecord {
   const { parent: _, ...independent } = image;
   return independent;
-}
-
-/**
- * The writes that end a point of which the last clone in work was flattened. Another clone of it, whose flattening was
- * cancelled, keeps it and takes it along when it is purged. Where there is none, the volume's record must forget it: that is
- * left to the reaper, which sees to it that it is gone.
- */
-export async function letPointGo(core: CoreContext, document: StoredDocument<PointInTime>): Promise<readonly Write[]> {
-  const { id, poolId, volumeId, point } = document.value;
-  const clones = await listAll<Snapshot | Debris>(core.store, indexes.childrenOf(volumeId));
-  const other = clones.find(
-    ({ value }) => point !== undefined && value.image?.parent?.point.backendId === point.backendId,
-  );
-  const ended: Write = { kind: 'delete', key: document.key, expect: document.rev };
-  // Should it be purged at the same time, one of the two sees that the other went.
-  if (other !== undefined) return [ended, { kind: 'check', key: other.key, expect: other.rev }];
-  if (point === undefined) return [ended];
-  return [putPoint({ id, poolId, volumeId, point, operationIds: [] }, document.rev)];
 }
