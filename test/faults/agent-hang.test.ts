@@ -81,6 +81,23 @@ describe('while the agent hangs, because its OSD is stopped', function () {
     }
   });
 
+  // A minute in the full test; here as long as the tests beside it take.
+  if (process.env.MOORAGE_TEST_FULL) {
+    it('and so does each of them for a whole minute', async () => {
+      const until = performance.now() + 60_000;
+      const longest = new Map<string, number>();
+      while (performance.now() < until) {
+        for (const [name, call] of Object.entries(calls)) {
+          longest.set(name, Math.max(longest.get(name) ?? 0, await median(call)));
+        }
+      }
+      for (const [name, milliseconds] of longest) {
+        process.stdout.write(`      ${name}: at most ${milliseconds.toFixed(1)} ms\n`);
+        expect(milliseconds, name).to.be.below(Math.max(100, 5 * (usual.get(name) ?? 0)));
+      }
+    });
+  }
+
   it('other changes answer in time too, and a change of what is under way says which operation is in the way', async () => {
     const [first] = hanging;
     const short = { deadlineMilliseconds: 5000 };
