@@ -92,8 +92,8 @@ describe('the moorage command', () => {
       const { code, stdout, seen } = await run(methods, 'operation', 'cancel', operation.id);
       expect(code).to.equal(0);
       expect(stdout)
-        .to.match(/state +succeeded/)
-        .and.to.match(/cancelled +yes/);
+        .to.match(/state: +succeeded/)
+        .and.to.match(/cancelled: +yes/);
       expect(seen[0]).to.deep.include({ method: 'operations.cancel', request: operation.id });
     });
 
