@@ -2,7 +2,7 @@ import { type Channel, channel } from 'node:diagnostics_channel';
 
 /*
  * Points that every step, and every call of librados and librbd that waits, passes before and after: where tests of faults
- * learn what a step consists of and end this process (docs/decisions). In production nobody listens, and a point costs the
+ * learn what a step consists of and end this process (docs/decisions/0011-crash-points.md). In production nobody listens, and a point costs the
  * look at one field. What the calls are given is not published: keys are among it.
  */
 

@@ -1,0 +1,201 @@
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { MoorageClient } from '../../../src/client/index.js';
+import { type System, startSystem } from '../../helpers/system.js';
+import { TestNode } from '../../helpers/test-node.js';
+import { waitFor } from '../../helpers/wait.js';
+
+/** What kind of system a call needs: its pool keeps what is deleted, purges it at once, or gives out no users of its own. */
+export type BenchKind = 'keeps' | 'purges' | 'keyring';
+
+/** Where a trap closes: the side of the process that passes the point. */
+export type Site = 'controller' | 'agent';
+export type Moment = 'before' | 'after';
+export type Victims = 'controller' | 'agent' | 'both';
+
+/** A trap: at this point, on this side of it, these processes end. */
+export interface Trap {
+  readonly point: string;
+  readonly site: Site;
+  readonly moment: Moment;
+  readonly victims: Victims;
+}
+
+/** A trap that closed. */
+export interface Reached {
+  /** Process ids. */
+  readonly victims: readonly number[];
+  /** The agents that the controller had then. */
+  readonly agents: readonly { readonly id: number; readonly role: string }[];
+}
+
+/** A point that was passed. */
+export interface Passed {
+  readonly point: string;
+  readonly site: Site;
+  readonly moment: Moment;
+}
+
+/** What a trace says. */
+export interface Trace {
+  readonly passed: readonly Passed[];
+  /** Revisions of the commits that passed their points. */
+  readonly revisions: readonly number[];
+  /** Methods of the backend protocol, as "data CreateImage": those that the controller's points saw, and the agents'. */
+  readonly sent: ReadonlySet<string>;
+  readonly served: ReadonlySet<string>;
+}
+
+/** How soon things come to rest, so that a point takes seconds; nothing is measured by it. */
+const SETTINGS = {
+  journal: { retry_limit: '100ms' },
+  reaper: { interval: '150ms' },
+  agents: { pool_interval: '30s' },
+  // What is made from a volume that is made from a snapshot is flattened.
+  limits: { flatten_depth: 3 },
+  log: { level: 'info' },
+};
+
+/** Size of the volumes here: a few objects, none of which is written. */
+export const SIZE_BYTES = 16 * 2 ** 20;
+
+/** A system whose processes note the points that they pass, and end where they are told to. */
+export class Bench {
+  readonly system: System;
+  readonly kind: BenchKind;
+  readonly nodes: readonly TestNode[];
+  /** A completed snapshot to make volumes from. Its volume has it open for nobody. */
+  readonly snapshotId: string;
+  /** Ceph pools that the agents may use and that are nobody's pool yet. */
+  readonly sparePools: string[] = [];
+  readonly #folder: string;
+  /** Process ids of data agents that traps have ended. */
+  readonly #dead = new Set<number>();
+
+  private constructor(system: System, kind: BenchKind, nodes: readonly TestNode[], snapshotId: string, folder: string) {
+    this.system = system;
+    this.kind = kind;
+    this.nodes = nodes;
+    this.snapshotId = snapshotId;
+    this.#folder = folder;
+  }
+
+  static async start(
+    name: string,
+    kind: BenchKind,
+    options: { readonly planted?: object; readonly settings?: object } = {},
+  ): Promise<Bench> {
+    const here = (file: string): string => fileURLToPath(new URL(file, import.meta.url));
+    const system = await startSystem({
+      name,
+      settings: { ...SETTINGS, ...options.settings },
+      undeleteWindowSeconds: kind === 'purges' ? 0 : 3600,
+      ...(kind === 'keyring' ? { keyringUser: 'nobody' } : {}),
+      nodeArguments: ['--import', here('points.mjs'), ...(options.planted ? ['--import', here('planted.mjs')] : [])],
+    });
+    const folder = join(system.directory, 'points');
+    for (const each of ['now', 'traps', 'reached']) mkdirSync(join(folder, each), { recursive: true });
+    if (options.planted) writeFileSync(join(folder, 'planted.json'), JSON.stringify(options.planted));
+    // What is in the folder counts from the next start.
+    await system.kill();
+    await system.start();
+    const nodes = await Promise.all(['node-a', 'node-b'].map((id) => TestNode.register(system, id)));
+    const { client } = system;
+    const { volume } = await client.createVolume({ poolId: 'main', sizeBytes: SIZE_BYTES });
+    const { snapshot } = await client.createSnapshot({ volumeId: volume?.id ?? '' });
+    return new Bench(system, kind, nodes, snapshot?.id ?? '', folder);
+  }
+
+  get client(): MoorageClient {
+    return this.system.client;
+  }
+
+  node(index: number): TestNode {
+    const node = this.nodes[index];
+    if (node === undefined) throw new Error(`there is no node ${index}`);
+    return node;
+  }
+
+  /** The trace from a mark on. */
+  trace(mark = 0): Trace {
+    const lines = this.#traceText().slice(mark).split('\n').filter(Boolean);
+    const rows = lines.map((line) => line.split('\t'));
+    const of = (kind: string): string[][] => rows.filter(([first]) => first === kind).map((row) => row.slice(1));
+    return {
+      passed: of('point').map(([site, moment, point]) => ({ site, moment, point }) as Passed),
+      revisions: of('committed').map(([revision]) => Number(revision)),
+      sent: new Set(of('sent').map(([what]) => what ?? '')),
+      served: new Set(of('served').map(([what]) => what ?? '')),
+    };
+  }
+
+  /** Where the trace ends now. */
+  mark(): number {
+    return this.#traceText().length;
+  }
+
+  #traceText(): string {
+    const file = join(this.#folder, 'trace.log');
+    return existsSync(file) ? readFileSync(file, 'utf8') : '';
+  }
+
+  /** Sets a trap; it closes once. Another one of the same name goes. */
+  set(trap: Trap, name = 'trap'): void {
+    rmSync(join(this.#folder, 'reached', name), { force: true });
+    writeFileSync(join(this.#folder, 'traps', name), JSON.stringify(trap));
+  }
+
+  /** Takes away what traps did not close. */
+  unset(): void {
+    for (const name of readdirSync(join(this.#folder, 'traps')))
+      rmSync(join(this.#folder, 'traps', name), { force: true });
+  }
+
+  /** The trap that closed; undefined while it has not. */
+  reached(name = 'trap'): Reached | undefined {
+    const file = join(this.#folder, 'reached', name);
+    return existsSync(file) ? (JSON.parse(readFileSync(file, 'utf8')) as Reached) : undefined;
+  }
+
+  /** Waits until those who were to end have ended; with a controller its agents too. @returns whether it was among them */
+  async dead({ victims, agents }: Reached): Promise<boolean> {
+    const isController = victims.includes(this.system.pid);
+    const all = isController ? [...victims, ...agents.map((agent) => agent.id)] : victims;
+    await waitFor(
+      'the processes are gone',
+      () => all.every((id) => !isAlive(id)) && !(isController && this.system.running),
+      { intervalMilliseconds: 5 },
+    );
+    for (const { id, role } of agents) if (role === 'data' && all.includes(id)) this.#dead.add(id);
+    return isController;
+  }
+
+  /** Addresses in Ceph of the data agents that traps have ended, as they told them to the log. */
+  deadAddresses(): readonly string[] {
+    const addresses: string[] = [];
+    for (const line of this.system.log().split('\n')) {
+      if (!line.includes('\\"addresses\\"')) continue;
+      const said = JSON.parse((JSON.parse(line) as { line: string }).line) as { pid: number; addresses: string[] };
+      if (this.#dead.has(said.pid)) addresses.push(...said.addresses);
+    }
+    return addresses;
+  }
+
+  async remove(): Promise<void> {
+    await this.system.remove();
+    for (const pool of this.sparePools) {
+      await this.system.cluster.ceph('osd', 'pool', 'delete', pool, pool, '--yes-i-really-really-mean-it');
+    }
+  }
+}
+
+/** A zombie is dead, once its last thread is: until then it holds its files. */
+function isAlive(id: number): boolean {
+  try {
+    if (!/^\d+ \(.*\) [ZX]/.test(readFileSync(`/proc/${id}/stat`, 'utf8'))) return true;
+    return readdirSync(`/proc/${id}/task`).length > 1;
+  } catch {
+    return false;
+  }
+}
