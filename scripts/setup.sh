@@ -103,8 +103,6 @@ install_npm_packages() {
   # One package compiles: with Node's own headers, where they are, nothing more has to be downloaded.
   headers=$(dirname "$(dirname "$(readlink -f "$(command -v node)")")")
   if [[ -f $headers/include/node/node_version.h ]]; then export npm_config_nodedir="$headers"; fi
-  # It compiles on all processors, not on one.
-  export JOBS="${JOBS:-max}"
   # Whatever npm or NODE_ENV are set to on this machine: the tools are development dependencies, koffi's library an optional one.
   npm ci --include=dev --include=optional --no-audit --no-fund --no-update-notifier --loglevel=error ||
     fail "npm ci failed; what it said is above"
