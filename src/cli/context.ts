@@ -27,8 +27,13 @@ export interface CommandContext extends Streams {
   readonly initialisePool: (settings: PoolInitialisation) => Promise<PoolInitialisationResult>;
 }
 
-/** Adds the options of every command that calls the controller. */
+/** Adds the options of every command that calls the controller and ends when that is done. */
 export function calling(command: Command, example: string): Command {
+  return connecting(command, example).option('--timeout <duration>', 'how long to wait until it is done', '60s');
+}
+
+/** Adds the options of every command that calls the controller. */
+export function connecting(command: Command, example: string): Command {
   return command
     .addOption(
       new Option('--endpoint <address>', 'unix:/path, host:port or [address]:port; several with commas')
@@ -38,7 +43,6 @@ export function calling(command: Command, example: string): Command {
     .addOption(new Option('--ca <file>', "the controller's certificate authority (PEM)").env('MOORAGE_CA'))
     .addOption(new Option('--cert <file>', "the caller's certificate (PEM)").env('MOORAGE_CERTIFICATE'))
     .addOption(new Option('--key <file>', "the caller's key (PEM)").env('MOORAGE_KEY'))
-    .option('--timeout <duration>', 'how long to wait until it is done', '60s')
     .option('--json', 'print JSON on stdout')
     .addHelpText('after', `\nExamples:\n${indent(example)}\n${EXIT_CODE_HELP}`);
 }

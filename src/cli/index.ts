@@ -8,6 +8,7 @@ import { addPoolCommands } from './commands/pool.js';
 import { addSnapshotCommands } from './commands/snapshot.js';
 import { addTreeCommand } from './commands/tree.js';
 import { addVolumeCommands } from './commands/volume.js';
+import { addWatchCommand } from './commands/watch.js';
 import type { CommandContext } from './context.js';
 import { EXIT, EXIT_CODE_HELP, exitCodeOf, sentenceOf } from './exit-codes.js';
 
@@ -52,9 +53,9 @@ ${EXIT_CODE_HELP}`,
   addPoolCommands(program, context);
   addOperationCommands(program, context);
   addTreeCommand(program, context);
-  for (const command of everyCommand(program)) {
   addWatchCommand(program, context);
   addAdminCommands(program, context);
+  for (const command of everyCommand(program)) {
     command.exitOverride().configureOutput({
       writeOut: (text) => context.stdout.write(text),
       writeErr: (text) => context.stderr.write(text),

@@ -88,7 +88,9 @@ export function toJson(value: unknown): unknown {
 
 function isOneofName(object: Readonly<Record<string, unknown>>, name: string, value: unknown): boolean {
   return (
-    ['source', 'settings', 'authority'].includes(name) && typeof value === 'string' && Object.hasOwn(object, value)
+    ['source', 'settings', 'authority', 'event'].includes(name) &&
+    typeof value === 'string' &&
+    Object.hasOwn(object, value)
   );
 }
 

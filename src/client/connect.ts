@@ -11,8 +11,11 @@ import {
   status,
 } from '@grpc/grpc-js';
 import type { MethodDefinition } from '@grpc/proto-loader';
+import type { WatchRequest } from '../generated/moorage/v1/WatchRequest.js';
+import type { WatchResponse__Output } from '../generated/moorage/v1/WatchResponse.js';
 import { type AnyMethod, type ApiDefinition, methods } from './definitions.js';
 import { invalidField, MoorageCallError } from './errors.js';
+import { type WatchOptions, watchAgain } from './watch.js';
 
 /** Where the controller is and how to reach it. */
 export interface ConnectOptions {
@@ -73,6 +76,12 @@ type ApiMethods = {
  * Methods reject with {@link MoorageCallError}.
  */
 export type MoorageClient = ApiMethods & {
+  /**
+   * What there is, then what changes, as it does (EventService.Watch). Goes on by itself where it was when the controller
+   * stops or cannot be reached. Ends when the loop over it does, or with its signal.
+   * @throws MoorageCallError OUT_OF_RANGE when it was away for so long that it must begin anew, without a resume token
+   */
+  watch(request: WatchRequest, options?: WatchOptions): AsyncGenerator<WatchResponse__Output, void, undefined>;
   /** Closes the connections; running calls fail. */
   close(): void;
 };
@@ -99,7 +108,21 @@ export function connect(options: ConnectOptions): MoorageClient {
   const endpoints = new Endpoints(
     options.endpoints.map((endpoint) => new Client(endpoint, channelCredentials, channelOptions)),
   );
-  const client: Record<string, unknown> = { close: () => endpoints.close() };
+  const client: Record<string, unknown> = {
+    close: () => endpoints.close(),
+    watch: (request: WatchRequest, watching: WatchOptions = {}) =>
+      watchAgain(
+        endpoints,
+        request,
+        {
+          ...(options.unreachableMilliseconds !== undefined && {
+            unreachableMilliseconds: options.unreachableMilliseconds,
+          }),
+          ...watching,
+        },
+        2 * silence,
+      ),
+  };
   for (const [name, method] of methods) {
     client[name.charAt(0).toLowerCase() + name.slice(1)] = (request: object, call: CallOptions = {}) =>
       callAgain(endpoints, name, method, withToken(name, request), {

@@ -7,7 +7,7 @@ import type { OperationServiceDefinition } from '../generated/moorage/v1/Operati
 import type { PoolServiceDefinition } from '../generated/moorage/v1/PoolService.js';
 import type { StorageControllerServiceDefinition } from '../generated/moorage/v1/StorageControllerService.js';
 
-/** All services of the API in one, by the names of their methods: they share no name. */
+/** All services of the API that answer once in one, by the names of their methods: they share no name. */
 export type ApiDefinition = Named<StorageControllerServiceDefinition> &
   Named<NodeServiceDefinition> &
   Named<PoolServiceDefinition> &
@@ -20,8 +20,15 @@ type Named<Definition> = { [Name in keyof Definition as string extends Name ? ne
 /** A method as grpc-js wants it. */
 export type AnyMethod = MethodDefinition<object, object>;
 
-/** Every method of the API by its name. Loaded once, when this module is. */
-export const methods: ReadonlyMap<string, AnyMethod> = load();
+const everyMethod = load();
+
+/** Every method of the API that answers once, by its name. Loaded once, when this module is. */
+export const methods: ReadonlyMap<string, AnyMethod> = new Map(
+  [...everyMethod].filter(([, method]) => !method.responseStream),
+);
+
+/** EventService.Watch. */
+export const watchMethod: AnyMethod = everyMethod.get('Watch') as AnyMethod;
 
 function load(): ReadonlyMap<string, AnyMethod> {
   const definition = loadSync(

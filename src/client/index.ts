@@ -14,6 +14,8 @@ export type { Pool__Output as Pool } from '../generated/moorage/v1/Pool.js';
 export type { Repaired__Output as Repaired } from '../generated/moorage/v1/Repaired.js';
 export type { Snapshot__Output as Snapshot } from '../generated/moorage/v1/Snapshot.js';
 export type { Volume__Output as Volume } from '../generated/moorage/v1/Volume.js';
+export type { WatchResponse__Output as WatchEvent } from '../generated/moorage/v1/WatchResponse.js';
 export { type CallOptions, type ConnectOptions, connect, type MoorageClient } from './connect.js';
 export { MoorageCallError, type StatusName } from './errors.js';
 export { pages, toDate, type WaitOptions, waitForOperation } from './operations.js';
+export type { WatchOptions } from './watch.js';

@@ -18,6 +18,14 @@ export interface CoreSettings {
   readonly hardCloneDepth: number;
   /** How many operations may run at once on one pool before a call is shed. */
   readonly maximumRunningOperations: number;
+  /** How long what is gone can be told to those who watch, in milliseconds: a resume token lasts so long at least. */
+  readonly eventRetentionMilliseconds: number;
+  /** How often a watch is told where it is although nothing happens, in milliseconds. */
+  readonly bookmarkIntervalMilliseconds: number;
+  /** How many watches there may be at once. */
+  readonly maximumWatches: number;
+  /** How many of them one caller may have. */
+  readonly maximumWatchesPerCaller: number;
   /** How long a cut-off client stays cut off, in seconds; at least a day. */
   readonly cutOffExpirySeconds: number;
   /**
@@ -25,6 +33,10 @@ export interface CoreSettings {
    * nobody waits for its beat to stand still.
    */
   readonly storeIsExclusive: boolean;
+  /** How often images and users that belong to nothing are looked for. */
+  readonly sweepIntervalMilliseconds: number;
+  /** Where copies of the store are written, on the controller's host. */
+  readonly backupDirectory: string;
   /** Host and process, for the controller's record. */
   readonly description: string;
 }
@@ -33,10 +45,6 @@ export interface CoreSettings {
 export const defaultCoreSettings: CoreSettings = {
   beatTimeoutMilliseconds: 10_000,
   stepTimeoutMilliseconds: 60_000,
-  /** How often images and users that belong to nothing are looked for. */
-  readonly sweepIntervalMilliseconds: number;
-  /** Where copies of the store are written, on the controller's host. */
-  readonly backupDirectory: string;
   purgeTimeoutMilliseconds: 600_000,
   retryLimitMilliseconds: 5_000,
   reaperIntervalMilliseconds: 60_000,
@@ -44,9 +52,13 @@ export const defaultCoreSettings: CoreSettings = {
   softCloneDepth: 8,
   hardCloneDepth: 14,
   maximumRunningOperations: 512,
+  eventRetentionMilliseconds: 24 * 60 * 60 * 1000,
+  bookmarkIntervalMilliseconds: 10_000,
+  maximumWatches: 256,
+  maximumWatchesPerCaller: 32,
   cutOffExpirySeconds: 30 * 24 * 60 * 60,
   storeIsExclusive: true,
-  description: '',
-};
   sweepIntervalMilliseconds: 3_600_000,
   backupDirectory: '/var/lib/moorage/backup',
+  description: '',
+};

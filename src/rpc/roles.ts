@@ -47,15 +47,16 @@ export const rolesOfMethod: Readonly<Record<string, readonly Role[]>> = {
   [`${pool}/ListPools`]: reads,
   [`${pool}/UpdatePool`]: admins,
   [`${pool}/DeletePool`]: admins,
+  [`${event}/Watch`]: readsOfNodesToo,
   [`${operation}/GetOperation`]: reads,
   [`${operation}/ListOperations`]: reads,
   [`${operation}/WaitOperation`]: reads,
   [`${operation}/CancelOperation`]: admins,
-};
   [`${admin}/Check`]: admins,
   [`${admin}/Repair`]: admins,
   [`${admin}/Rebuild`]: admins,
   [`${admin}/BackupStore`]: admins,
+};
 
 /** Methods that anybody may call who got through the door: they say nothing about volumes. */
 const open = /^\/grpc\.(health\.v1\.Health|reflection\.v1(alpha)?\.ServerReflection)\//;

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { readFileSync } from 'node:fs';
 import { chmod, lstat, unlink } from 'node:fs/promises';
 import { connect, isIP } from 'node:net';
@@ -5,9 +6,9 @@ import { Server, ServerCredentials } from '@grpc/grpc-js';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Role, Services } from '../core/services/types.js';
 import { services as definitions } from './definitions.js';
-import { nodeHandlers } from './handlers/node.js';
 import { adminHandlers } from './handlers/admin.js';
 import { eventHandlers } from './handlers/event.js';
+import { nodeHandlers } from './handlers/node.js';
 import { operationHandlers } from './handlers/operation.js';
 import { poolHandlers } from './handlers/pool.js';
 import { storageControllerHandlers } from './handlers/storage-controller.js';
@@ -46,7 +47,7 @@ export interface RunningServer {
   /** Where it listens, with the ports that were taken, in the order of the listeners. */
   readonly addresses: readonly string[];
   /**
-   * Says NOT_SERVING, takes no new call, waits for those that run, and cuts them off when the time is up.
+   * Says NOT_SERVING, ends streams with UNAVAILABLE, takes no new call, waits for those that run, and cuts them off when the time is up.
    * @param milliseconds how long to wait for running calls
    */
   stop(milliseconds: number): Promise<void>;
@@ -69,6 +70,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const limit: CallLimit = { most: options.limits.concurrentCalls, running: 0 };
   const reflection = reflectionServices();
   const servers: Server[] = [];
+  const stopping = new AbortController();
+  // Every stream listens to it.
+  setMaxListeners(0, stopping.signal);
   const addresses: string[] = [];
   try {
     for (const listener of options.listeners) {
@@ -86,7 +90,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
         interceptors: [observe(options.observer), admit(limit), authenticate(door)],
       });
       servers.push(server);
-      addServices(server, options);
+      addServices(server, options, stopping.signal);
       health.addToServer(server);
       for (const { definition, implementation } of reflection) server.addService(definition, implementation);
       addresses.push(await bind(server, listener));
@@ -101,24 +105,26 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     addresses,
     async stop(milliseconds) {
       for (const name of names) health.setStatus(name, 'NOT_SERVING');
+      // Streams would go on for as long as their callers like.
+      stopping.abort();
       await Promise.all(servers.map((server) => shutDown(server, milliseconds)));
     },
   };
 }
 
-function addServices(server: Server, { services, environment }: ServerOptions): void {
+function addServices(server: Server, { services, environment }: ServerOptions, stopping: AbortSignal): void {
   server.addService(tolerant(definitions.storageController), storageControllerHandlers(services, environment));
   server.addService(tolerant(definitions.node), nodeHandlers(services, environment));
   server.addService(tolerant(definitions.pool), poolHandlers(services, environment));
   server.addService(tolerant(definitions.operation), operationHandlers(services, environment));
+  server.addService(tolerant(definitions.event), eventHandlers(services, { ...environment, stopping }));
+  server.addService(tolerant(definitions.admin), adminHandlers(services, environment));
 }
 
 function serviceName(definition: Readonly<Record<string, { readonly path: string }>>): string {
   return Object.values(definition)[0]?.path.split('/')[1] ?? '';
 }
 
-  server.addService(tolerant(definitions.event), eventHandlers(services, { ...environment, stopping }));
-  server.addService(tolerant(definitions.admin), adminHandlers(services, environment));
 async function bind(server: Server, listener: Listener): Promise<string> {
   const { address, security } = listener;
   const socketPath = address.startsWith('unix:') ? address.slice('unix:'.length) : undefined;

@@ -30,6 +30,14 @@ class MalformedRequest {
   readonly kind = 'malformed';
 }
 
+/** Refuses a request whose bytes could not be read. @throws MoorageError INVALID_ARGUMENT */
+export function requireReadable(request: unknown, method: string): void {
+  if (!(request instanceof MalformedRequest)) return;
+  throw new MoorageError('INVALID_ARGUMENT', `The request is not a message that ${method} takes.`, {
+    reason: 'MALFORMED_REQUEST',
+  });
+}
+
 /** Makes the handler of a method. */
 export function unary<Request, Response>(
   environment: CallEnvironment,
@@ -48,11 +56,7 @@ async function answer<Request, Response>(
 ): Promise<void> {
   const context = contextOf(call.metadata);
   try {
-    if (call.request instanceof MalformedRequest) {
-      throw new MoorageError('INVALID_ARGUMENT', `The request is not a message that ${context.method} takes.`, {
-        reason: 'MALFORMED_REQUEST',
-      });
-    }
+    requireReadable(call.request, context.method);
     const principal = context.principal;
     if (principal === undefined) throw new Error('A call reached its handler without a principal.');
     const cancelled = new AbortController();

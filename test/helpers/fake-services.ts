@@ -2,6 +2,7 @@ import type { Export, Volume } from '../../src/core/model/resources.js';
 import type { Caller, Services } from '../../src/core/services/types.js';
 
 type Method = (...parameters: never[]) => Promise<unknown>;
+type StreamMethod = Services['events']['watch'];
 
 /** One call that reached the core. */
 export interface SeenCall {
@@ -14,7 +15,10 @@ export interface SeenCall {
  * Services that do what a test says: methods by their names, as "volumes.get". What a test does not say fails the call.
  * Every call is kept in `seen`.
  */
-export function fakeServices(methods: Readonly<Record<string, Method>>): { services: Services; seen: SeenCall[] } {
+export function fakeServices(methods: Readonly<Record<string, Method | StreamMethod>>): {
+  services: Services;
+  seen: SeenCall[];
+} {
   const seen: SeenCall[] = [];
   const service = (name: string): object =>
     new Proxy(
@@ -26,13 +30,25 @@ export function fakeServices(methods: Readonly<Record<string, Method>>): { servi
             seen.push({ method, request: parameters[0], caller: parameters.at(-1) as Caller });
             const implementation = methods[method];
             if (implementation === undefined) throw new Error(`The test says nothing of ${method}.`);
-            return implementation(...(parameters as never[]));
+            return (implementation as Method)(...(parameters as never[]));
           };
         },
       },
     );
   const names = ['volumes', 'snapshots', 'exports', 'nodes', 'pools', 'operations'];
-  return { services: Object.fromEntries(names.map((name) => [name, service(name)])) as unknown as Services, seen };
+  const services = Object.fromEntries(names.map((name) => [name, service(name)]));
+  return {
+    services: { ...services, events: { watch: watch(methods['events.watch'], seen) } } as unknown as Services,
+    seen,
+  };
+}
+
+function watch(implementation: StreamMethod | Method | undefined, seen: SeenCall[]): Services['events']['watch'] {
+  return async function* (request, caller, stopping) {
+    seen.push({ method: 'events.watch', request, caller });
+    if (implementation === undefined) throw new Error('The test says nothing of events.watch.');
+    yield* (implementation as StreamMethod)(request, caller, stopping);
+  };
 }
 
 /** A volume in the core's form. */

@@ -3,6 +3,7 @@ import type { ControllerRecord, LockRecord, Operation, TokenRecord } from '../mo
 import type {
   Debris,
   Export,
+  FeedRecord,
   Grant,
   Node,
   PointInTime,
@@ -11,7 +12,7 @@ import type {
   Tombstone,
   Volume,
 } from '../model/resources.js';
-import type { Expectation, IndexEntry, Store, Write } from '../ports/store.js';
+import { COMMIT_REVISION, type Expectation, type IndexEntry, type Store, type Write } from '../ports/store.js';
 
 /*
  * Which document has which key and stands in which indexes. This is the schema of the store: every put of the core is made
@@ -33,14 +34,17 @@ export const keys = {
     `token/${encodeURIComponent(principal)}/${method}/${token}`,
   point: (id: string) => `point/${id}`,
   debris: (poolId: string, name: string) => `debris/${poolId}/${name}`,
+  /** What is left of a node or a pool: its name may be used again, so it cannot stand under its own key. */
+  gone: (kind: 'node' | 'pool', id: string) => `gone/${kind}/${id}`,
+  feed: 'feed',
   controller: (inc: string) => `controller/${inc}`,
   beat: (inc: string) => `beat/${inc}`,
+  /** There while the store is held because it was restored from a backup (services/admin/hold.ts). */
+  restored: 'store/restored',
 } as const;
 
 /** Names of indexes; those with a parameter are functions. */
 export const indexes = {
-  /** There while the store is held because it was restored from a backup (services/admin/hold.ts). */
-  restored: 'store/restored',
   volumes: 'volumes',
   volumesAll: 'volumes-all',
   volumesOfPool: (poolId: string) => `volumes-of-pool/${poolId}`,
@@ -69,12 +73,19 @@ export const indexes = {
   tokensOf: (resourceId: string) => `tokens-of/${resourceId}`,
   /** What is kept for a while only, by when it ends. */
   expiry: 'expiry',
+  /** Everything that can be watched, in the order in which it last changed (services/events). */
+  changes: 'changes',
+  /** What is left of what is gone and still stands in `changes`, by when it went. */
+  gone: 'gone',
 } as const;
 
 /** A time as a sort key. */
 export function sortableTime(milliseconds: number): string {
   return Math.max(0, Math.floor(milliseconds)).toString().padStart(15, '0');
 }
+
+/** Everything that can be watched has this entry, so that each put moves it to the end of the changes. */
+const CHANGED: IndexEntry = { index: indexes.changes, sort: COMMIT_REVISION };
 
 function byAge(resource: { readonly id: string; readonly createTime: number }): string {
   return `${sortableTime(resource.createTime)}/${resource.id}`;
@@ -97,6 +108,7 @@ export function putVolume(volume: Volume, expect: Expectation): Write {
   const sort = byAge(volume);
   const live = volume.state !== 'deleted' && volume.state !== 'purging';
   const entries: IndexEntry[] = [
+    CHANGED,
     { index: indexes.volumesAll, sort },
     { index: indexes.volumesOfPool(volume.poolId), sort },
   ];
@@ -114,6 +126,7 @@ export function putSnapshot(snapshot: Snapshot, expect: Expectation): Write {
   const sort = byAge(snapshot);
   const live = snapshot.state !== 'deleted' && snapshot.state !== 'purging';
   const entries: IndexEntry[] = [
+    CHANGED,
     { index: indexes.snapshotsAll, sort },
     { index: indexes.snapshotsOfPool(snapshot.poolId), sort },
     { index: indexes.snapshotsOfVolume(snapshot.volumeId), sort },
@@ -126,13 +139,33 @@ export function putSnapshot(snapshot: Snapshot, expect: Expectation): Write {
 
 /** Puts what is left of a purged volume, snapshot, or ended export, under the key that it had. */
 export function putTombstone(key: string, tombstone: Tombstone, expect: Expectation): Write {
-  return put(key, expect, tombstone, []);
+  return put(key, expect, tombstone, [CHANGED, goneEntry(key, tombstone)]);
+}
+
+function goneEntry(key: string, { goneTime }: Tombstone): IndexEntry {
+  return { index: indexes.gone, sort: `${sortableTime(goneTime)}/${key}` };
+}
+
+/** Puts what is left of a removed node or a deleted pool, for those who watch. */
+export function putGone(kind: 'node' | 'pool', tombstone: Tombstone): Write {
+  return putTombstone(keys.gone(kind, tombstone.id), tombstone, 'any');
+}
+
+/** Takes what is left of something out of the changes, because nobody who watches can lack it any more. */
+export function forgetGone(key: string, tombstone: Tombstone, expect: number): Write {
+  return key.startsWith('gone/') ? { kind: 'delete', key, expect } : put(key, expect, tombstone, []);
+}
+
+/** Puts the feed's record. */
+export function putFeed(record: FeedRecord, expect: Expectation): Write {
+  return put(keys.feed, expect, record, []);
 }
 
 /** Puts an export. */
 export function putExport(item: Export, expect: Expectation): Write {
   const sort = byAge(item);
   return put(keys.export(item.id), expect, item, [
+    CHANGED,
     { index: indexes.exports, sort },
     { index: indexes.exportsOfNode(item.nodeId), sort },
     { index: indexes.exportsOfVolume(item.volumeId), sort },
@@ -176,11 +209,11 @@ export async function expireDependents(
 
 /** Puts a node. */
 export function putNode(node: Node, expect: Expectation): Write {
-  return put(keys.node(node.id), expect, node, [{ index: indexes.nodes, sort: node.id }]);
+  return put(keys.node(node.id), expect, node, [CHANGED, { index: indexes.nodes, sort: node.id }]);
 }
 
 function poolDocument(pool: Pool, expect: Expectation): Write {
-  return put(keys.pool(pool.id), expect, pool, [{ index: indexes.pools, sort: pool.id }]);
+  return put(keys.pool(pool.id), expect, pool, [CHANGED, { index: indexes.pools, sort: pool.id }]);
 }
 
 /** Puts a new pool, with a document that names its place: of two calls at once for one place, one meets a conflict. */
@@ -194,12 +227,13 @@ export function putChangedPool(pool: Pool, expect: number): Write {
   return poolDocument(pool, expect);
 }
 
-/** Removes a pool and the document that names its place. */
-export function removePool(pool: Pool, expect: number): readonly Write[] {
+/** Removes a pool and the document that names its place. @param now milliseconds since the epoch */
+export function removePool(pool: Pool, expect: number, now: number): readonly Write[] {
   const { cluster, cephPool } = pool.settings;
   return [
     { kind: 'delete', key: keys.pool(pool.id), expect },
     { kind: 'delete', key: keys.place(cluster, cephPool), expect: 'any' },
+    putGone('pool', { id: pool.id, state: 'gone', goneTime: now, poolId: pool.id }),
   ];
 }
 
@@ -207,6 +241,7 @@ export function removePool(pool: Pool, expect: number): readonly Write[] {
 export function putOperation(operation: Operation, expect: Expectation): Write {
   const sort = byAge(operation);
   const entries: IndexEntry[] = [
+    CHANGED,
     { index: indexes.operations, sort },
     { index: indexes.operationsOf(operation.resourceId), sort },
   ];

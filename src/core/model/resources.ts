@@ -60,6 +60,18 @@ export interface Tombstone {
   readonly goneTime: number;
   /** Why there is nothing, when it could not be made in the first place. */
   readonly reason?: string;
+  /** The pool that it was in. */
+  readonly poolId?: string;
+  /** Of an export: its node. */
+  readonly nodeId?: string;
+}
+
+/** What is known of the change feed (services/events/feed.ts). */
+export interface FeedRecord {
+  /** Made anew with every new store: places in the feed of another one mean nothing here. */
+  readonly epoch: string;
+  /** Changes up to this revision may be missing: something that was told of then has been forgotten. */
+  readonly horizon: number;
 }
 
 /** An image that a crash left half made or whose id could not be used: only the reaper touches it. */

@@ -78,7 +78,7 @@ export interface ListRange {
   readonly limit: number;
 }
 
-/** A part of an index, in order. */
+/** A part of an index, in order, as it was at one moment: what stands there then, and each document as it was then. */
 export interface ListPage<T = unknown> {
   readonly documents: readonly StoredDocument<T>[];
   /** Where to go on; undefined when there was nothing more. Opaque to all but the store. */

@@ -1,6 +1,7 @@
 import { indexes, sortableTime } from '../journal/documents.js';
 import type { Write } from '../ports/store.js';
 import type { CoreContext } from '../services/context.js';
+import { raiseHorizon } from './feed-horizon.js';
 
 /** How many documents a pass removes at most; the next pass goes on. */
 const PASS_LIMIT = 2_000;
@@ -12,6 +13,9 @@ export async function removeExpired(core: CoreContext): Promise<number> {
   while (removed < PASS_LIMIT) {
     const page = await core.store.list(indexes.expiry, { limit: 100, before });
     if (page.documents.length === 0) return removed;
+    // Of all that goes here only operations are watched.
+    const watched = page.documents.filter(({ key }) => key.startsWith('op/'));
+    if (watched.length > 0 && !(await raiseHorizon(core, watched))) return removed;
     for (const document of page.documents) {
       const outcome = await core.store.commit([
         { kind: 'delete', key: document.key, expect: document.rev },

@@ -69,10 +69,10 @@ export function deletePoolDefinition(core: CoreContext): OperationDefinition<Rec
           kind: 'succeeded',
           writes: async () => {
             const document = await getPool(core.store, operation.resourceId);
-            const expireTime = core.clock.now() + KEPT_MILLISECONDS;
+            const now = core.clock.now();
             return [
-              ...removePool(document.value, document.rev),
-              ...(await expireDependents(core.store, operation.resourceId, expireTime)),
+              ...removePool(document.value, document.rev, now),
+              ...(await expireDependents(core.store, operation.resourceId, now + KEPT_MILLISECONDS)),
             ];
           },
         };

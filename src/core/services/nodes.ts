@@ -1,6 +1,6 @@
 import { isIP } from 'node:net';
 import { invalidField, MoorageError } from '../errors.js';
-import { expireDependents, indexes, KEPT_MILLISECONDS, keys, putNode } from '../journal/documents.js';
+import { expireDependents, indexes, KEPT_MILLISECONDS, keys, putGone, putNode } from '../journal/documents.js';
 import type { Journal } from '../journal/journal.js';
 import type { Node } from '../model/resources.js';
 import { requireClientToken, requireName, requireTags, requireText } from '../model/validation.js';
@@ -122,9 +122,16 @@ export class Nodes implements NodeService {
       }
       // An export that begins meanwhile checks the node's revision, which this delete ends.
       const remove = { kind: 'delete' as const, key: document.key, expect: document.rev };
-      const tokenExpireTime = this.core.clock.now() + KEPT_MILLISECONDS;
+      const now = this.core.clock.now();
+      const gone = putGone('node', { id: request.id, state: 'gone', goneTime: now });
+      const tokenExpireTime = now + KEPT_MILLISECONDS;
       const tokens = await expireDependents(this.core.store, request.id, tokenExpireTime);
-      return { intent: 'immediate' as const, resourceId: request.id, writes: [remove, ...tokens], tokenExpireTime };
+      return {
+        intent: 'immediate' as const,
+        resourceId: request.id,
+        writes: [remove, gone, ...tokens],
+        tokenExpireTime,
+      };
     };
     if (request.validateOnly) {
       await intend();

@@ -195,6 +195,50 @@ export interface ListOperations extends PageRequest {
   readonly states: readonly OperationState[];
 }
 
+/** Kinds of resources that can be watched. */
+export type ResourceType = 'volume' | 'snapshot' | 'export' | 'node' | 'pool' | 'operation';
+
+export interface WatchRequest {
+  /** Empty: all that there is first. */
+  readonly resumeToken: string;
+  /** Empty: all that the caller may see. */
+  readonly types: readonly ResourceType[];
+  /** Empty: all pools. */
+  readonly poolId: string;
+}
+
+/** What happened. */
+export type ChangeEvent =
+  | { readonly kind: 'volume'; readonly resource: Versioned<Volume> }
+  | { readonly kind: 'snapshot'; readonly resource: Versioned<Snapshot> }
+  | { readonly kind: 'export'; readonly resource: Versioned<Export> }
+  | { readonly kind: 'node'; readonly resource: Versioned<Node> }
+  | { readonly kind: 'pool'; readonly resource: Versioned<PoolWithStatus> }
+  | { readonly kind: 'operation'; readonly resource: Versioned<Operation> }
+  | {
+      readonly kind: 'gone';
+      readonly type: ResourceType;
+      readonly id: string;
+      readonly goneTime: number;
+      /** Empty unless it could not be made. */
+      readonly reason: string;
+    };
+
+/** One message of a watch; the token says where to go on after it. */
+export type WatchEvent = (ChangeEvent | { readonly kind: 'synced' } | { readonly kind: 'bookmark' }) & {
+  readonly resumeToken: string;
+};
+
+export interface EventService {
+  /**
+   * What there is, then what changes, until the caller's signal aborts. Reads on only as fast as it is asked.
+   * @param stopping aborts when the server drains: the watch ends with UNAVAILABLE after a last bookmark
+   * @throws MoorageError OUT_OF_RANGE when the token has expired; RESOURCE_EXHAUSTED when there are too many watches;
+   *   UNAVAILABLE when it must go on elsewhere
+   */
+  watch(request: WatchRequest, caller: Caller, stopping: AbortSignal): AsyncGenerator<WatchEvent, void, undefined>;
+}
+
 export interface VolumeService {
   create(request: CreateVolume, caller: Caller): Promise<Changed<Versioned<Volume>>>;
   get(id: string, caller: Caller): Promise<Versioned<Volume>>;
@@ -249,15 +293,6 @@ export interface OperationService {
   cancel(id: string, caller: Caller): Promise<Operation>;
 }
 
-/** Everything the edge calls. */
-export interface Services {
-  readonly volumes: VolumeService;
-  readonly snapshots: SnapshotService;
-  readonly exports: ExportService;
-  readonly nodes: NodeService;
-  readonly pools: PoolService;
-  readonly operations: OperationService;
-}
 export interface CheckRequest extends PageRequest {
   /** Empty: all. */
   readonly poolId: string;
@@ -331,5 +366,14 @@ export interface AdminService {
   backupStore(caller: Caller): Promise<StoreBackup>;
 }
 
+/** Everything the edge calls. */
+export interface Services {
+  readonly volumes: VolumeService;
+  readonly snapshots: SnapshotService;
+  readonly exports: ExportService;
+  readonly nodes: NodeService;
+  readonly pools: PoolService;
+  readonly operations: OperationService;
   readonly events: EventService;
   readonly admin: AdminService;
+}

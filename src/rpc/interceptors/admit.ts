@@ -2,6 +2,9 @@ import { ServerInterceptingCall, type ServerInterceptor } from '@grpc/grpc-js';
 import { MoorageError } from '../../core/errors.js';
 import { statusOf } from '../errors.js';
 
+/** Not counted: health checks, so that a busy controller is not taken for a dead one; watches, which have limits of their own. */
+const uncounted = /^\/(grpc\.health\.v1\.|moorage\.v1\.EventService\/)/;
+
 const RETRY_AFTER_MILLISECONDS = 200;
 
 /** Counts the calls that run now, over all listeners. */
@@ -12,12 +15,11 @@ export interface CallLimit {
 }
 
 /**
- * Refuses a call when too many run already: RESOURCE_EXHAUSTED, to be tried again. Health checks always get in, so that a
- * busy controller is not taken for a dead one.
+ * Refuses a call when too many run already: RESOURCE_EXHAUSTED, to be tried again.
  */
 export function admit(limit: CallLimit): ServerInterceptor {
   return (method, call) => {
-    if (method.path.startsWith('/grpc.health.v1.')) return new ServerInterceptingCall(call);
+    if (uncounted.test(method.path)) return new ServerInterceptingCall(call);
     let counted = false;
     const leave = (): void => {
       if (counted) limit.running -= 1;

@@ -1,9 +1,11 @@
 import { invalidField } from '../../core/errors.js';
 import type { OperationState } from '../../core/model/operation.js';
 import type { ExportState, PoolHealth, SnapshotState, VolumeState } from '../../core/model/resources.js';
+import type { ResourceType } from '../../core/services/types.js';
 import type { ExportState as ApiExportState } from '../../generated/moorage/v1/ExportState.js';
 import type { OperationState as ApiOperationState } from '../../generated/moorage/v1/OperationState.js';
 import type { PoolHealth as ApiPoolHealth } from '../../generated/moorage/v1/PoolHealth.js';
+import type { ResourceType as ApiResourceType } from '../../generated/moorage/v1/ResourceType.js';
 import type { SnapshotState as ApiSnapshotState } from '../../generated/moorage/v1/SnapshotState.js';
 import type { VolumeState as ApiVolumeState } from '../../generated/moorage/v1/VolumeState.js';
 
@@ -50,6 +52,23 @@ export const poolHealths: Names<PoolHealth, ApiPoolHealth> = {
   unavailable: 'POOL_HEALTH_UNAVAILABLE',
 };
 
+export const resourceTypes: Names<ResourceType, ApiResourceType> = {
+  volume: 'RESOURCE_TYPE_VOLUME',
+  snapshot: 'RESOURCE_TYPE_SNAPSHOT',
+  export: 'RESOURCE_TYPE_EXPORT',
+  node: 'RESOURCE_TYPE_NODE',
+  pool: 'RESOURCE_TYPE_POOL',
+  operation: 'RESOURCE_TYPE_OPERATION',
+};
+
+/**
+ * Reads the kinds of resources of a filter.
+ * @throws MoorageError INVALID_ARGUMENT that names the field and the kinds there are
+ */
+export function fromResourceTypes(field: string, given: readonly (string | number)[]): ResourceType[] {
+  return fromNames(field, 'kind', resourceTypes, given);
+}
+
 /**
  * Reads the states of a filter. A number that this version does not know comes from the loader as a number.
  * @throws MoorageError INVALID_ARGUMENT that names the field and the states there are
@@ -59,15 +78,24 @@ export function fromStates<State extends string>(
   names: Readonly<Record<State, string>>,
   given: readonly (string | number)[],
 ): State[] {
+  return fromNames(field, 'state', names, given);
+}
+
+function fromNames<Name extends string>(
+  field: string,
+  noun: string,
+  names: Readonly<Record<Name, string>>,
+  given: readonly (string | number)[],
+): Name[] {
   const known = Object.entries<string>(names).filter(([, name]) => !name.endsWith('_UNSPECIFIED'));
   return given.map((value) => {
     const found = known.find(([, name]) => name === value);
     if (found === undefined) {
       throw invalidField(
         field,
-        `${value} is no state to ask for; there are ${known.map(([, name]) => name).join(', ')}`,
+        `${value} is no ${noun} to ask for; there are ${known.map(([, name]) => name).join(', ')}`,
       );
     }
-    return found[0] as State;
+    return found[0] as Name;
   });
 }

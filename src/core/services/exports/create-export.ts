@@ -275,7 +275,7 @@ export async function endedWrites(
   const writes: Write[] = [
     putTombstone(
       document.key,
-      { id: exportId, state: 'gone', goneTime: now, ...(reason === undefined ? {} : { reason }) },
+      { id: exportId, state: 'gone', goneTime: now, poolId, nodeId, ...(reason === undefined ? {} : { reason }) },
       document.rev,
     ),
     ...(await expireDependents(core.store, exportId, now + KEPT_MILLISECONDS)),

@@ -262,7 +262,13 @@ async function abandoned(
       const document = await getSnapshot(core.store, operation.resourceId);
       snapshotTo(document.value, 'gone');
       const now = core.clock.now();
-      const tombstone = { id: document.value.id, state: 'gone' as const, goneTime: now, reason: failure.message };
+      const tombstone = {
+        id: document.value.id,
+        state: 'gone' as const,
+        goneTime: now,
+        reason: failure.message,
+        poolId: operation.poolId,
+      };
       return [
         putTombstone(document.key, tombstone, document.rev),
         debrisOf(core, pool, imagePlan(document.value, plan), failure.message, plan.image),
