@@ -6,7 +6,7 @@ umask 077
 
 usage() {
   cat <<'USAGE'
-Usage: scripts/ceph-cluster.sh COMMAND NAME [--osds N] [--monitors N]
+Usage: scripts/ceph-cluster.sh COMMAND NAME [--osds N] [--monitors N] [--address A]
 
   start   make the cluster if it is not there, start what does not run, wait until it serves; ends at once if all is well
   stop    stop its own processes; the data stays
@@ -16,6 +16,8 @@ Usage: scripts/ceph-cluster.sh COMMAND NAME [--osds N] [--monitors N]
 
   --osds N       number of OSDs when it is made (default 1, at most 9)
   --monitors N   number of monitors when it is made (default 1, at most 5)
+  --address A    IPv4 address of this machine, or of the network namespace that this runs in, at which its daemons listen;
+                 settled when it is made (default 127.0.0.1)
 USAGE
 }
 
@@ -31,10 +33,16 @@ shift 2
 [[ $name =~ ^[a-z][a-z0-9-]{0,30}$ ]] || fail "NAME must be a lower-case letter, then at most 30 of a-z, 0-9 and -; got '$name'"
 wanted_osds=
 wanted_monitors=
+wanted_address=
 while [[ $# -gt 0 ]]; do
   case $1 in
     --osds) wanted_osds=${2:-}; [[ $wanted_osds =~ ^[1-9]$ ]] || fail "--osds takes a number from 1 to 9"; shift 2 ;;
     --monitors) wanted_monitors=${2:-}; [[ $wanted_monitors =~ ^[1-5]$ ]] || fail "--monitors takes a number from 1 to 5"; shift 2 ;;
+    --address)
+      wanted_address=${2:-}
+      [[ $wanted_address =~ ^([0-9]{1,3}\.){3}[0-9]{1,3}$ ]] || fail "--address takes an IPv4 address, as 10.0.0.1"
+      shift 2
+      ;;
     *) usage >&2; exit 2 ;;
   esac
 done
@@ -62,7 +70,8 @@ daemons() {
   echo mgr.x
 }
 
-load_settings() { # FSID, OSDS, MONITORS, PORTS (v2 and v1 of each monitor, in turn)
+load_settings() { # FSID, OSDS, MONITORS, ADDRESS, PORTS (v2 and v1 of each monitor, in turn)
+  ADDRESS=127.0.0.1 # of clusters from before this was a setting
   # shellcheck source=/dev/null
   source "$settings"
 }
@@ -77,11 +86,11 @@ pid_of() {
   echo "$pid"
 }
 
-# Prints as many free loopback TCP ports as asked, none of which another cluster under .dev has been given.
+# Prints as many TCP ports as asked that are free at the address, none of which another cluster under .dev has been given.
 free_ports() {
-  python3 - "$1" "$development" <<'PYTHON'
+  python3 - "$1" "$development" "$ADDRESS" <<'PYTHON'
 import glob, random, re, socket, sys
-count, development = int(sys.argv[1]), sys.argv[2]
+count, development, address = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 taken = set()
 for path in glob.glob(development + "/*/settings"):
     with open(path) as handle:
@@ -95,7 +104,7 @@ for port in candidates:
         continue
     with socket.socket() as probe:
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((address, port))
         except OSError:
             continue
     found.append(str(port))
@@ -108,7 +117,7 @@ PYTHON
 monitor_addresses() { # the mon host line; --addv form of one monitor with an index
   local ports=($PORTS) i
   if [[ $# -eq 1 ]]; then
-    echo "[v2:127.0.0.1:${ports[2 * $1]},v1:127.0.0.1:${ports[2 * $1 + 1]}]"
+    echo "[v2:$ADDRESS:${ports[2 * $1]},v1:$ADDRESS:${ports[2 * $1 + 1]}]"
     return
   fi
   local list=()
@@ -123,8 +132,8 @@ write_configuration() {
 [global]
 fsid = $FSID
 mon host = $(monitor_addresses)
-public addr = 127.0.0.1
-cluster addr = 127.0.0.1
+public addr = $ADDRESS
+cluster addr = $ADDRESS
 ms bind ipv4 = true
 ms bind ipv6 = false
 auth cluster required = cephx
@@ -204,8 +213,10 @@ create() {
   FSID=$(cat /proc/sys/kernel/random/uuid)
   OSDS=${wanted_osds:-1}
   MONITORS=${wanted_monitors:-1}
+  ADDRESS=${wanted_address:-127.0.0.1}
   PORTS=$(free_ports $((2 * MONITORS)))
-  printf 'FSID=%s\nOSDS=%s\nMONITORS=%s\nPORTS="%s"\n' "$FSID" "$OSDS" "$MONITORS" "$PORTS" >"$settings"
+  printf 'FSID=%s\nOSDS=%s\nMONITORS=%s\nADDRESS=%s\nPORTS="%s"\n' \
+    "$FSID" "$OSDS" "$MONITORS" "$ADDRESS" "$PORTS" >"$settings"
   write_configuration
   cd "$directory"
 
@@ -301,6 +312,8 @@ start() {
     [[ -z $wanted_osds || $wanted_osds == "$OSDS" ]] || fail "'$name' has $OSDS OSDs, not $wanted_osds; delete it first"
     [[ -z $wanted_monitors || $wanted_monitors == "$MONITORS" ]] ||
       fail "'$name' has $MONITORS monitors, not $wanted_monitors; delete it first"
+    [[ -z $wanted_address || $wanted_address == "$ADDRESS" ]] ||
+      fail "'$name' is at $ADDRESS, not $wanted_address; delete it first"
     if [[ -e $directory/ready ]] && all_run; then return; fi
     mkdir -p "$directory"/{run,log,crash}
     write_configuration

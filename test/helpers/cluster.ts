@@ -48,6 +48,8 @@ export interface ClusterOptions {
   readonly osds?: number;
   /** Number of monitors, if it is made now; default 1. */
   readonly monitors?: number;
+  /** IPv4 address at which its daemons listen, if it is made now; default 127.0.0.1. */
+  readonly address?: string;
 }
 
 function clusterScript(...parameters: string[]): Promise<CommandResult> {
@@ -64,6 +66,7 @@ export async function startCluster(options: ClusterOptions = {}): Promise<Cluste
   const parameters = ['start', name];
   if (options.osds !== undefined) parameters.push('--osds', String(options.osds));
   if (options.monitors !== undefined) parameters.push('--monitors', String(options.monitors));
+  if (options.address !== undefined) parameters.push('--address', options.address);
   await clusterScript(...parameters);
   return openCluster(name);
 }
@@ -72,6 +75,8 @@ async function openCluster(name: string): Promise<Cluster> {
   const directory = join(developmentDirectory, name);
   const configurationFile = join(directory, 'ceph.conf');
   const settings = await readFile(join(directory, 'settings'), 'utf8');
+  // A cluster from before there was the setting has none.
+  const address = /^ADDRESS=(.*)$/m.exec(settings)?.[1] ?? '127.0.0.1';
   const signalOsd = async (id: number, signal: NodeJS.Signals): Promise<void> => {
     const pid = Number((await readFile(join(directory, `run/osd.${id}.pid`), 'utf8')).trim());
     process.kill(pid, signal);
@@ -84,7 +89,7 @@ async function openCluster(name: string): Promise<Cluster> {
     fsid: setting(settings, 'FSID'),
     configurationFile,
     adminKeyring: join(directory, 'ceph.client.admin.keyring'),
-    monitors: monitorAddresses(setting(settings, 'PORTS')),
+    monitors: monitorAddresses(setting(settings, 'PORTS'), address),
     stop: async () => {
       await clusterScript('stop', name);
     },
@@ -106,11 +111,11 @@ function setting(settings: string, key: string): string {
   return value;
 }
 
-function monitorAddresses(ports: string): MonitorAddress[] {
+function monitorAddresses(ports: string, host: string): MonitorAddress[] {
   const numbers = ports.split(' ').map(Number);
   const addresses: MonitorAddress[] = [];
   for (let index = 0; index + 1 < numbers.length; index += 2) {
-    addresses.push({ host: '127.0.0.1', v2Port: numbers[index] ?? 0, v1Port: numbers[index + 1] ?? 0 });
+    addresses.push({ host, v2Port: numbers[index] ?? 0, v1Port: numbers[index + 1] ?? 0 });
   }
   return addresses;
 }

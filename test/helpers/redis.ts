@@ -12,6 +12,8 @@ type Settings = Readonly<Record<string, string>>;
 export interface RedisOptions {
   /** Where its folder lies; default: the system's for temporary files, which may be in memory. */
   readonly directory?: string;
+  /** IPv4 address at which everything listens; default 127.0.0.1. */
+  readonly address?: string;
   /** Default 0. */
   readonly replicas?: number;
   /** Default 0. */
@@ -51,7 +53,7 @@ export class RedisMember {
   }
 
   get address(): string {
-    return `127.0.0.1:${this.port}`;
+    return `${this.#group.address}:${this.port}`;
   }
 
   get running(): boolean {
@@ -104,7 +106,7 @@ export class RedisMember {
   async call<T = unknown>(...parameters: string[]): Promise<T> {
     const client = createClient({
       RESP: 2,
-      socket: { host: '127.0.0.1', port: this.port, reconnectStrategy: false, ...this.#group.socketOptions() },
+      socket: { host: this.#group.address, port: this.port, reconnectStrategy: false, ...this.#group.socketOptions() },
       ...this.#group.administrator(),
       disableClientInfo: true,
       maintNotifications: 'disabled',
@@ -163,6 +165,10 @@ export class RedisGroup {
     if (options.user !== undefined) writeFileSync(this.userPasswordFile, 'of the user\n', { mode: 0o600 });
   }
 
+  get address(): string {
+    return this.options.address ?? '127.0.0.1';
+  }
+
   /** The server that the Sentinels name, or without them the one that says that it is the primary. */
   async primary(): Promise<RedisMember> {
     for (const sentinel of this.sentinels) {
@@ -195,7 +201,7 @@ export class RedisGroup {
   }
 
   async addServer(settings: Settings = {}): Promise<RedisMember> {
-    const port = await freePort();
+    const port = await freePort(this.address);
     const [primary] = this.servers;
     const { password, user, acl } = this.options;
     const all: Record<string, string> = {
@@ -212,7 +218,7 @@ export class RedisGroup {
     const lines = [
       ...this.#common(port),
       ...Object.entries(all).map(([name, value]) => `${name} ${value}`),
-      ...(primary === undefined ? [] : [`replicaof 127.0.0.1 ${primary.port}`]),
+      ...(primary === undefined ? [] : [`replicaof ${this.address} ${primary.port}`]),
       ...(password === undefined ? [] : [`requirepass ${password}`, `masterauth ${password}`]),
       ...(acl === undefined
         ? []
@@ -226,12 +232,12 @@ export class RedisGroup {
   }
 
   async addSentinel(): Promise<RedisMember> {
-    const port = await freePort();
+    const port = await freePort(this.address);
     const [primary] = this.servers;
     const { password, acl, downAfterMilliseconds = 1000, sentinels = 0 } = this.options;
     const lines = [
       ...this.#common(port),
-      `sentinel monitor moorage 127.0.0.1 ${primary?.port} ${Math.floor(sentinels / 2) + 1}`,
+      `sentinel monitor moorage ${this.address} ${primary?.port} ${Math.floor(sentinels / 2) + 1}`,
       `sentinel down-after-milliseconds moorage ${downAfterMilliseconds}`,
       'sentinel failover-timeout moorage 5000',
       'sentinel parallel-syncs moorage 8',
@@ -276,7 +282,9 @@ export class RedisGroup {
   #common(port: number): readonly string[] {
     const tls = this.#tlsLines.length > 0;
     return [
-      'bind 127.0.0.1',
+      `bind ${this.address}`,
+      // The default refuses whoever comes from elsewhere without a password.
+      'protected-mode no',
       ...(tls ? ['port 0', `tls-port ${port}`, ...this.#tlsLines] : [`port ${port}`]),
       'daemonize no',
       'dir .',
@@ -301,10 +309,10 @@ export async function startRedis(options: RedisOptions = {}): Promise<RedisGroup
   return group;
 }
 
-function freePort(): Promise<number> {
+function freePort(host: string): Promise<number> {
   return new Promise((resolve, reject) => {
     const server = createServer().once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
+    server.listen(0, host, () => {
       const address = server.address();
       server.close(() => resolve(typeof address === 'object' && address !== null ? address.port : 0));
     });

@@ -178,17 +178,21 @@ export async function startSystem(options: SystemOptions): Promise<System> {
   };
 }
 
-class ControllerProcess {
+/** A controller's process, in a network namespace of its own if one is named. */
+export class ControllerProcess {
+  /** All that it wrote, of all its starts. */
   log = '';
   readonly #configurationFile: string;
   readonly #socket: string;
   readonly #nodeArguments: readonly string[];
+  readonly #namespace: string | undefined;
   #child: ChildProcess | undefined;
 
-  constructor(configurationFile: string, socket: string, nodeArguments: readonly string[]) {
+  constructor(configurationFile: string, socket: string, nodeArguments: readonly string[], namespace?: string) {
     this.#configurationFile = configurationFile;
     this.#socket = socket;
     this.#nodeArguments = nodeArguments;
+    this.#namespace = namespace;
   }
 
   get pid(): number {
@@ -204,9 +208,16 @@ class ControllerProcess {
 
   async start(): Promise<void> {
     const program = join(repositoryDirectory, 'dist/bin/moorage-controller.js');
-    const child = spawn(process.execPath, [...this.#nodeArguments, program, '--config', this.#configurationFile], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-    });
+    // `ip netns exec` becomes the program: the process id is the controller's.
+    const inside = this.#namespace === undefined ? [] : ['ip', 'netns', 'exec', this.#namespace];
+    const [first = '', ...others] = [
+      ...inside,
+      process.execPath,
+      ...this.#nodeArguments,
+      program,
+      ...['--config', this.#configurationFile],
+    ];
+    const child = spawn(first, others, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#child = child;
     const former = this.log.length;
     const collect = (chunk: Buffer): void => {
@@ -241,12 +252,14 @@ class ControllerProcess {
   }
 }
 
-async function childrenOf(pid: number): Promise<readonly number[]> {
+/** Process ids of a process's children, from the kernel's own list. */
+export async function childrenOf(pid: number): Promise<readonly number[]> {
   const text = await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8');
   return text.split(' ').filter(Boolean).map(Number);
 }
 
-function merge(base: Readonly<Record<string, unknown>>, over: Settings): Record<string, unknown> {
+/** Settings over others, section by section. */
+export function merge(base: Readonly<Record<string, unknown>>, over: Settings): Record<string, unknown> {
   const merged: Record<string, unknown> = { ...base };
   for (const [name, value] of Object.entries(over)) {
     const below = merged[name];
