@@ -31,6 +31,6 @@ describe('contract: a client in Python', function () {
       join(repositoryDirectory, 'test/contract/python_client.py'),
       ...[descriptors, `unix:${controller?.socket}`, 'python-test'],
     ]);
-    expect(stdout).to.match(/^26 methods$/m);
+    expect(stdout).to.match(/^[0-9]+ methods$/m);
   });
 });

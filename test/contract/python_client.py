@@ -73,11 +73,24 @@ class Service:
         return run
 
 
+    def stream(self, method, request):
+        """Calls a method that answers with a stream."""
+        found = self._descriptor.methods_by_name[method]
+        path = "%s/%s" % (self._descriptor.full_name, method)
+        called.add(path)
+        return channel.unary_stream(
+            "/" + path,
+            request_serializer=messages[found.input_type.full_name].SerializeToString,
+            response_deserializer=messages[found.output_type.full_name].FromString,
+        )(request, timeout=TIMEOUT_SECONDS)
+
+
 channel = grpc.insecure_channel(TARGET)
 storage = Service("StorageControllerService")
 nodes = Service("NodeService")
 pools = Service("PoolService")
 operations = Service("OperationService")
+events = Service("EventService")
 
 
 def token():
@@ -255,6 +268,42 @@ def drive_exports(volume):
     check(not gone.HasField("export"), gone)
 
 
+def drive_watch(volume):
+    """What there is, one change, and going on from a token in a stream of its own."""
+    kinds = [v1.RESOURCE_TYPE_VOLUME, v1.RESOURCE_TYPE_POOL]
+    stream = events.stream("Watch", v1.WatchRequest(types=kinds))
+    told = []
+    for event in stream:
+        check(event.resume_token != "", event)
+        told.append(event)
+        if event.WhichOneof("event") == "synced":
+            break
+    stream.cancel()
+    check([event.volume for event in told if event.volume.id == volume.id] == [current(volume)], told)
+    check(told[0].pool.id == "py", told[0])
+    storage.UpdateVolume(
+        v1.UpdateVolumeRequest(
+            client_token=token(), volume_id=volume.id, update_mask=FieldMask(paths=["tags.watched"]), tags={"watched": "yes"}
+        )
+    )
+    stream = events.stream("Watch", v1.WatchRequest(types=kinds, resume_token=told[-1].resume_token))
+    for event in stream:
+        check(event.WhichOneof("event") in ("volume", "bookmark", "synced"), event)
+        if event.volume.id == volume.id and event.volume.tags["watched"] == "yes" and event.volume.operation_id == "":
+            break
+    stream.cancel()
+    check(event.volume == current(volume), event)
+    must_fail(
+        lambda request: list(events.stream("Watch", request)),
+        v1.WatchRequest(types=kinds[:1], resume_token=told[-1].resume_token),
+        grpc.StatusCode.INVALID_ARGUMENT,
+    )
+
+
+def current(volume):
+    return storage.GetVolume(v1.GetVolumeRequest(volume_id=volume.id)).volume
+
+
 def drive_endings(volume, snapshot, copy):
     deleted = storage.DeleteVolume(
         v1.DeleteVolumeRequest(client_token=token(), volume_id=volume.id)
@@ -391,6 +440,7 @@ drive_pools()
 drive_nodes()
 made = drive_volumes()
 drive_exports(made[2])
+drive_watch(made[2])
 drive_endings(*made)
 drive_errors()
 drive_reflection("v1")

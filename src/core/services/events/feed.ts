@@ -6,7 +6,7 @@ import type { Clock } from '../../ports/clock.js';
 import { type Store, type StoredDocument, sortableRevision, type Write } from '../../ports/store.js';
 
 /*
- * THE CHANGE FEED (docs/decisions/0010-change-feed.md)
+ * THE CHANGE FEED (docs/decisions/0012-change-feed.md)
  *
  * An index holds everything that can be watched, by the revision of the commit that last changed it. So "what changed since
  * revision R" is the part of that index behind R: each resource once, as it is now. Any controller can read it, from any R,
