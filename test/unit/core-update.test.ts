@@ -1,9 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import { expect } from 'chai';
 import { listAll } from '../../src/core/journal/agents.js';
-import { indexes, keys } from '../../src/core/journal/documents.js';
+import { indexes, keys, putChangedPool, putLock, putOperation } from '../../src/core/journal/documents.js';
 import type { Operation } from '../../src/core/model/operation.js';
-import type { Volume } from '../../src/core/model/resources.js';
+import type { Pool, Volume } from '../../src/core/model/resources.js';
+import type { StoredDocument } from '../../src/core/ports/store.js';
+import { type Hold, settleRestored } from '../../src/core/services/admin/hold.js';
+import type { CoreContext } from '../../src/core/services/context.js';
 import { admin, CoreWorld, change, expectFailure, failureOf, mutation } from '../helpers/core-world.js';
 import { waitFor } from '../helpers/wait.js';
 
@@ -264,6 +267,45 @@ describe('core: updates', () => {
         world.ahead += WINDOW;
         await world.core.reap();
       }
+    });
+
+    it('that were being deleted in a restored store stay, and are as they were', async () => {
+      const pool = (await world.store.get<Pool>(keys.pool('ssd'))) as StoredDocument<Pool>;
+      const operation = {
+        id: 'op-00000000000000001',
+        kind: 'pool.delete',
+        resourceId: 'ssd',
+        poolId: 'ssd',
+        locks: [{ resourceId: 'ssd', mode: 'exclusive' }],
+      };
+      await world.store.commit([
+        putChangedPool({ ...pool.value, operationId: operation.id }, pool.rev),
+        putOperation(
+          {
+            ...operation,
+            owner: 'another',
+            state: 'running',
+            phase: 'check-empty',
+            plan: {},
+            createTime: 1,
+            updateTime: 1,
+          } as unknown as Operation,
+          'absent',
+        ),
+        putLock(keys.lock('ssd'), { holders: [{ operationId: operation.id, mode: 'exclusive' }] }, 'absent'),
+      ]);
+      expect((await failureOf(world.createVolume())).reason).to.equal('POOL_BEING_DELETED');
+      expect((await failureOf(update(1))).code).to.equal('ABORTED');
+      const core = {
+        store: world.store,
+        clock: { now: () => Date.now() },
+        liveCheck: () => ({ kind: 'check', key: 'none', expect: 'any' }),
+      } as unknown as CoreContext;
+      const mark = { key: keys.restored, rev: 1, value: { backupTime: 1, settled: false } };
+      await settleRestored(core, { mark: async () => mark } as unknown as Hold);
+      await world.store.commit([{ kind: 'delete', key: keys.restored, expect: 'any' }]);
+      expect((await world.store.get<Pool>(keys.pool('ssd')))?.value).not.to.have.property('operationId');
+      await world.createVolume();
     });
 
     it('that were being deleted when the controller died are deleted by the next, or stay', async () => {

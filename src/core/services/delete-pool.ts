@@ -11,6 +11,7 @@ import {
 } from '../journal/documents.js';
 import { newId } from '../model/ids.js';
 import type { Debris, Export, PointInTime, Pool } from '../model/resources.js';
+import type { Write } from '../ports/store.js';
 import { type CoreContext, getPool, requireEtag } from './context.js';
 import type { ResourceMutation } from './types.js';
 
@@ -86,7 +87,8 @@ export function deletePoolDefinition(core: CoreContext): OperationDefinition<Rec
   };
 }
 
-async function unmark(core: CoreContext, poolId: string) {
+/** The writes that take the mark off a pool that stays. */
+export async function unmark(core: CoreContext, poolId: string): Promise<readonly Write[]> {
   const document = await getPool(core.store, poolId);
   const { operationId: _, ...pool } = document.value;
   return [putChangedPool({ ...pool, updateTime: core.clock.now() }, document.rev)];

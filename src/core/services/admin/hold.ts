@@ -6,6 +6,7 @@ import type { Operation } from '../../model/operation.js';
 import type { Export, PointInTime, Snapshot, Tombstone, Volume } from '../../model/resources.js';
 import type { Store, StoredDocument, Write } from '../../ports/store.js';
 import type { CoreContext } from '../context.js';
+import { unmark } from '../delete-pool.js';
 import { settledExportWrites, settledWrites } from './settle.js';
 import { resourceKey } from './survey.js';
 
@@ -111,10 +112,11 @@ async function endedWrites(core: CoreContext, document: StoredDocument<Operation
     endTime: now,
   };
   const { resourceId } = operation;
+  const writes: Write[] = [putOperation(ended, document.rev), ...(await releaseLocks(core.store, operation))];
+  if (operation.kind === 'pool.delete') return [...writes, ...(await unmark(core, resourceId))];
   const isExport = resourceId.startsWith('exp-');
   const key = isExport ? keys.export(resourceId) : resourceKey(resourceId);
   const resource = await core.store.get<Volume | Snapshot | Export | Tombstone>(key);
-  const writes: Write[] = [putOperation(ended, document.rev), ...(await releaseLocks(core.store, operation))];
   if (resource === undefined || resource.value.state === 'gone') return writes;
   const settled = isExport
     ? await settledExportWrites(core, resource as StoredDocument<Export>)
