@@ -35,7 +35,7 @@ export function fakeServices(methods: Readonly<Record<string, Method | StreamMet
         },
       },
     );
-  const names = ['volumes', 'snapshots', 'exports', 'nodes', 'pools', 'operations'];
+  const names = ['volumes', 'snapshots', 'exports', 'nodes', 'pools', 'operations', 'admin'];
   const services = Object.fromEntries(names.map((name) => [name, service(name)]));
   return {
     services: { ...services, events: { watch: watch(methods['events.watch'], seen) } } as unknown as Services,

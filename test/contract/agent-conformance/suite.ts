@@ -4,6 +4,7 @@ import { describeFlatten } from './data-flatten.js';
 import { describeImages } from './data-images.js';
 import { describePoints } from './data-points.js';
 import { describeFenceService } from './fence-service.js';
+import { describeLooking } from './looking.js';
 
 /** What the parts of the suite share: there from `before` on. */
 export interface Suite {
@@ -35,5 +36,6 @@ export function describeConformance(title: string, target: () => Promise<Conform
     describePoints(suite);
     describeFlatten(suite);
     describeFenceService(suite);
+    describeLooking(suite);
   });
 }

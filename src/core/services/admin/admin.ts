@@ -139,7 +139,7 @@ export class Admin implements AdminService {
     const swept: readonly FindingClass[] = ['image-orphaned', 'access-orphaned'];
     const mender = this.#mender(caller, [], false);
     let mended = 0;
-    await this.#walk('', ['users', 'images'], undefined, caller, {
+    await this.#walk('', ['catalogue', 'users', 'images'], undefined, caller, {
       full: () => this.#signal.aborted,
       handle: async (differences, again) => {
         const mine = (all: readonly Difference[]) => all.filter(({ finding }) => swept.includes(finding.class));
