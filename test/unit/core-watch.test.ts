@@ -253,6 +253,14 @@ describe('core: watch', () => {
     expect(reader.story).to.include.members(['pool', 'node', 'volume available']);
   });
 
+  it('tells what other controllers commit, without a word from them', async () => {
+    const watcher = await watch({ types: ['node'] }).whenSynced();
+    const sample = (await world.core.services.nodes.get('node-a', admin())).value;
+    // Past the controller that is watched.
+    await world.store.commit([putNode({ ...sample, id: 'node-z' }, 'absent')]);
+    await watcher.until('the node', ({ state }) => state.has('node node-z'));
+  });
+
   it('says where it is while nothing happens, also to one that is told of nothing', async () => {
     const watcher = await watch({ types: ['snapshot'] }).whenSynced();
     await world.createVolume();
