@@ -132,6 +132,7 @@ export async function freeze(stage: Stage, what: Freeze): Promise<Outcome> {
     answered = performance.now() - stood;
     await made.rest?.();
     await waitFor('the other to take over', () => other.said('took over from a controller') > tookOver);
+    stage.takenOver(frozen);
     if (![controller, ...agents].every(isStopped)) problems.push('the frozen machine went on too early');
     problems.push(...(await comeToRest(stage.bench)).map((problem) => `before the thaw: ${problem}`));
     await stage.thaw(frozen);

@@ -24,6 +24,8 @@ export interface Frozen {
   readonly agents: readonly number[];
 }
 
+type UsedOfBench = Omit<Bench, 'trace' | 'mark' | 'set' | 'unset' | 'reached' | 'dead' | 'remove'>;
+
 export interface StageOptions {
   readonly name: string;
   readonly kind: BenchKind;
@@ -42,6 +44,7 @@ export class Stage {
   /** The controller that tests see the system through: one that is not frozen. */
   seenThrough = 0;
   readonly #folder: string;
+  readonly #takenOver = new Set<number>();
 
   private constructor(kind: BenchKind, several: SeveralControllers, nodes: readonly TestNode[], snapshotId: string) {
     this.kind = kind;
@@ -81,9 +84,25 @@ export class Stage {
     return node;
   }
 
-  /** As the calls of the crash matrix take it: they use what both have. */
+  /** As the calls of the crash matrix take it: this is what they use of it. */
   get bench(): Bench {
-    return this as unknown as Bench;
+    return this satisfies UsedOfBench as unknown as Bench;
+  }
+
+  /** Addresses in Ceph of the data agents of machines that froze, as they told them to the log: they must be cut off. */
+  deadAddresses(): readonly string[] {
+    const addresses: string[] = [];
+    for (const line of this.several.all.flatMap((each) => each.process.log.split('\n'))) {
+      if (!line.includes('\\"addresses\\"')) continue;
+      const said = JSON.parse((JSON.parse(line) as { line: string }).line) as { pid: number; addresses: string[] };
+      if (this.#takenOver.has(said.pid)) addresses.push(...said.addresses);
+    }
+    return addresses;
+  }
+
+  /** To be told once another controller has taken over. */
+  takenOver({ agents }: Frozen): void {
+    for (const id of agents) this.#takenOver.add(id);
   }
 
   /** Where the trace ends now. */
