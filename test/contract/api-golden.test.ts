@@ -21,7 +21,9 @@ describe('contract: golden vectors of the API', () => {
   const vectors = JSON.parse(readFileSync(path, 'utf8')) as Vector[];
   const root = new protobuf.Root();
   root.resolvePath = (_origin, target) => (target.startsWith('google/') ? target : join(protosDirectory, target));
-  root.loadSync(['storage_controller', 'node', 'pool', 'operation', 'event'].map((name) => `moorage/v1/${name}_service.proto`));
+  root.loadSync(
+    ['storage_controller', 'node', 'pool', 'operation', 'event'].map((name) => `moorage/v1/${name}_service.proto`),
+  );
   root.resolveAll();
 
   it('are there for the request and the response of every method', () => {

@@ -91,6 +91,7 @@ nodes = Service("NodeService")
 pools = Service("PoolService")
 operations = Service("OperationService")
 events = Service("EventService")
+admin = Service("AdminService")
 
 
 def token():
@@ -174,6 +175,8 @@ def drive_volumes():
     check(operation.kind == "volume.create" and operation.resource_id == volume.id, operation)
     got = operations.GetOperation(v1.GetOperationRequest(operation_id=operation.id)).operation
     check(got == operation, got)
+    ended = operations.CancelOperation(v1.CancelOperationRequest(operation_id=operation.id)).operation
+    check(ended == operation, "one that has ended is left as it is")
     ended = operations.ListOperations(
         v1.ListOperationsRequest(
             resource_id=volume.id, states=[v1.OPERATION_STATE_SUCCEEDED]
@@ -335,6 +338,26 @@ def drive_endings(volume, snapshot, copy):
     check("not empty" in full.details(), full.details())
 
 
+def drive_admin():
+    for call, request, found in (
+        (admin.Check, v1.CheckRequest, "findings"),
+        (admin.Repair, v1.RepairRequest, "repaired"),
+    ):
+        page_token = ""
+        while True:
+            page = call(request(page_token=page_token))
+            check(list(getattr(page, found)) == [], page)
+            page_token = page.next_page_token
+            if page_token == "":
+                break
+    must_fail(admin.Rebuild, v1.RebuildRequest(), grpc.StatusCode.FAILED_PRECONDITION)
+    try:
+        check(admin.BackupStore(v1.BackupStoreRequest()).path.startswith("/"), "path of the copy")
+    except grpc.RpcError as error:
+        # A store that several controllers share is copied by its own means.
+        check(error.code() == grpc.StatusCode.UNIMPLEMENTED, error)
+
+
 def drive_errors():
     cases = [
         (storage.GetVolume, v1.GetVolumeRequest(volume_id="vol-" + "0" * 17), "NOT_FOUND"),
@@ -441,6 +464,7 @@ drive_nodes()
 made = drive_volumes()
 drive_exports(made[2])
 drive_watch(made[2])
+drive_admin()
 drive_endings(*made)
 drive_errors()
 drive_reflection("v1")
