@@ -22,9 +22,10 @@ import type {
 } from '../types.js';
 import { type Difference, type FindingClass, Report } from './findings.js';
 import { type Hold, markCopy } from './hold.js';
+import type { Progress } from './looking.js';
 import { Mender } from './mender.js';
 import { Survey } from './survey.js';
-import { type Progress, REBUILD_WALKS, takeBatch, WALKS, type Walk } from './walk.js';
+import { REBUILD_WALKS, takeBatch, WALKS, type Walk } from './walk.js';
 
 /** How long one call looks at most, in milliseconds, so that whoever watches sees it go on. */
 const LONGEST_CALL_MILLISECONDS = 20_000;

@@ -1,28 +1,18 @@
 import { randomUUID } from 'node:crypto';
-import { MoorageError } from '../../errors.js';
 import type { Next, OperationDefinition, PhaseContext } from '../../journal/definition.js';
-import {
-  expireDependents,
-  KEPT_MILLISECONDS,
-  keys,
-  putExport,
-  putSnapshot,
-  putVolume,
-} from '../../journal/documents.js';
+import { putSnapshot, putVolume } from '../../journal/documents.js';
 import type { Journal, Recorded } from '../../journal/journal.js';
 import { newId } from '../../model/ids.js';
 import type { ImageParent, ImageRecord } from '../../model/image.js';
-import type { Export, Pool, Snapshot, Tombstone, Volume } from '../../model/resources.js';
+import type { Pool, Snapshot, Volume } from '../../model/resources.js';
 import type { OwnConnection } from '../../ports/backend.js';
 import type { StoredDocument, Write } from '../../ports/store.js';
 import { type ExportIdentity, exportEntry, type ImageIdentity, imageEntry, readEntry } from '../catalogue.js';
 import { type CoreContext, getPool } from '../context.js';
-import { DEFAULT_DESCRIPTOR_LIFETIME } from '../exports/create-export.js';
-import { ancestorsOf } from '../exports/rules.js';
 import { identityOf, requireImage, snapshotIdentityOf } from '../identity.js';
 import { closeConnection, isLostConnection, refusal } from '../images.js';
 import { isSnapshotId } from './names.js';
-import { resourceKey } from './survey.js';
+import { adoptExport, done, grantAccess, letTokensGo, live, liveExport, revokeAccess } from './repair-exports.js';
 
 /*
  * What Repair changes on a backend goes through the journal, as an operation that has the thing for itself: what was judged
@@ -130,26 +120,6 @@ function mend(core: CoreContext, context: Context, pool: Pool): Promise<Done> {
   }
 }
 
-const done = (writes: () => Promise<readonly Write[]> = async () => []): Done => ({ kind: 'succeeded', writes });
-
-/** Tokens of what is not in the store go with nothing else. */
-async function letTokensGo(core: CoreContext, id: string): Promise<readonly Write[]> {
-  const alive = id.startsWith('exp-') ? await liveExport(core, id) : await live(core, id);
-  return alive === undefined ? expireDependents(core.store, id, core.clock.now() + KEPT_MILLISECONDS) : [];
-}
-
-async function live(core: CoreContext, id: string): Promise<StoredDocument<Volume | Snapshot> | undefined> {
-  const document = await core.store.get<Volume | Snapshot | Tombstone>(resourceKey(id));
-  return document === undefined || document.value.state === 'gone'
-    ? undefined
-    : (document as StoredDocument<Volume | Snapshot>);
-}
-
-async function liveExport(core: CoreContext, id: string): Promise<StoredDocument<Export> | undefined> {
-  const document = await core.store.get<Export | Tombstone>(keys.export(id));
-  return document === undefined || document.value.state === 'gone' ? undefined : (document as StoredDocument<Export>);
-}
-
 /** What the catalogue says of a volume or snapshot. */
 export function identityOfResource(resource: Volume | Snapshot): ImageIdentity {
   return isSnapshotId(resource.id) ? snapshotIdentityOf(resource as Snapshot) : identityOf(resource as Volume);
@@ -252,106 +222,4 @@ async function setChild(
     core.backend().data.setChild(pool, { parent, childBackendId, listed }, step),
   );
   return done();
-}
-
-/** The user as GrantAccess makes it, or finds it: sealed for the store. */
-async function accessOf(
-  core: CoreContext,
-  context: Context,
-  pool: Pool,
-  item: Pick<Export, 'id' | 'volumeId' | 'readOnly'>,
-): Promise<{ readonly sealedAccess: string; readonly ancestorIds: readonly string[] } | undefined> {
-  const volume = (await live(core, item.volumeId))?.value;
-  if (volume === undefined) return undefined;
-  const image = requireImage(volume);
-  const ancestors = await ancestorsOf(core.store, image);
-  const { id: exportId, readOnly } = item;
-  const images = ancestors.map((ancestor) => ancestor.image);
-  const access = await context.step('grant-access', (step) =>
-    core.backend().fence.grantAccess(pool, { exportId, image, ancestors: images, readOnly }, step),
-  );
-  const sealedAccess = core.vault.seal(access, `export/${item.id}`);
-  access.fill(0);
-  return { sealedAccess, ancestorIds: ancestors.map((ancestor) => ancestor.id) };
-}
-
-async function grantAccess(core: CoreContext, context: Context, pool: Pool): Promise<Done> {
-  const id = context.operation.resourceId;
-  const item = await liveExport(core, id);
-  if (item?.value.state !== 'exported') return done();
-  const access = await accessOf(core, context, pool, item.value);
-  if (access === undefined) return done();
-  return done(async () => {
-    const document = await liveExport(core, id);
-    if (document?.value.state !== 'exported') return [];
-    const { sealedAccess } = access;
-    return [putExport({ ...document.value, sealedAccess, updateTime: core.clock.now() }, document.rev)];
-  });
-}
-
-/** Rounds in which somebody new was found connected, after which it is tried again from the start. */
-const CUT_OFF_ROUNDS = 10;
-
-async function revokeAccess(core: CoreContext, context: Context, pool: Pool): Promise<Done> {
-  const id = context.operation.resourceId;
-  const { fence, data } = core.backend();
-  const finish = () => done(() => letTokensGo(core, id));
-  if ((await liveExport(core, id)) !== undefined) return finish();
-  const values = await context.step('get-entries', (step) => data.getCatalogueEntries(pool, [id], step));
-  const value = values.get(id);
-  // In the catalogue and in the store as nothing at all, it is open: Repair takes it into the store.
-  const known = (await core.store.get(keys.export(id))) !== undefined;
-  if (!known && value !== undefined && readEntry(core.vault, id, value) !== undefined) return finish();
-  await context.step('revoke-access', (step) => fence.revokeAccess(pool, id, step));
-  const expirySeconds = core.settings.cutOffExpirySeconds;
-  const cutOff = new Set<string>();
-  for (let round = 0; round < CUT_OFF_ROUNDS; round += 1) {
-    const clients = await context.step('list-clients', (step) => fence.listClients(pool, { exportId: id }, step));
-    const addresses = clients.filter((address) => !cutOff.has(address));
-    if (addresses.length === 0) return finish();
-    await context.step('cut-off', (step) => fence.cutOff(pool, { addresses, expirySeconds }, step));
-    for (const address of addresses) cutOff.add(address);
-  }
-  throw new Error(`Somebody connects again and again as the user of ${id}.`);
-}
-
-async function adoptExport(core: CoreContext, context: Context, pool: Pool, identity: ExportIdentity): Promise<Done> {
-  const { id, volumeId, nodeId, instance, readOnly, grantId, createTime } = identity;
-  if ((await core.store.get(keys.export(id))) !== undefined) return done();
-  const access = await accessOf(core, context, pool, identity);
-  if (access === undefined) {
-    return {
-      kind: 'failed',
-      failure: new MoorageError('FAILED_PRECONDITION', `The volume ${volumeId} of ${id} is not in the store.`, {
-        reason: 'VOLUME_NOT_IN_STORE',
-        metadata: { volume_id: volumeId, export_id: id },
-      }),
-      writes: () => letTokensGo(core, id),
-    };
-  }
-  return done(async () => {
-    const volume = await core.store.get<Volume>(keys.volume(volumeId));
-    if (volume === undefined || (await core.store.get(keys.export(id))) !== undefined) return [];
-    const others = volume.value.exportIds.filter((other) => other !== id);
-    const now = core.clock.now();
-    const item: Export = {
-      id,
-      poolId: pool.id,
-      volumeId,
-      nodeId,
-      instance,
-      state: 'exported',
-      statusMessage: '',
-      grantId,
-      migration: others.length > 0 && !volume.value.multiAttach,
-      readOnly,
-      createTime,
-      updateTime: now,
-      ancestorIds: access.ancestorIds,
-      sealedAccess: access.sealedAccess,
-      descriptorLifetimeMilliseconds: identity.descriptorLifetimeMilliseconds ?? DEFAULT_DESCRIPTOR_LIFETIME,
-    };
-    const exportIds = [...others, id];
-    return [putExport(item, 'absent'), putVolume({ ...volume.value, exportIds, updateTime: now }, volume.rev)];
-  });
 }
