@@ -76,7 +76,7 @@ async function inspect(
     readDirectoryName(pool, id),
     readTrashEntry(pool, id),
     readHeader(pool, id).catch((error: unknown) => {
-      if (error instanceof RangeError || error instanceof SyntaxError) return 'unreadable' as const;
+      if (error instanceof RangeError) return 'unreadable' as const;
       throw error;
     }),
   ]);

@@ -90,7 +90,8 @@ export async function readHeader(pool: PoolContext, id: string): Promise<RawHead
   };
   const children = new Map(
     [...values]
-      .filter(([key]) => key.startsWith(CHILDREN_PREFIX))
+      // A node may have written a key that only looks like one.
+      .filter(([key]) => CHILDREN_KEY.test(key))
       .map(([key, bytes]) => [BigInt(`0x${key.slice(CHILDREN_PREFIX.length)}`), decodeChildren(bytes)] as const),
   );
   return {
@@ -108,6 +109,7 @@ export async function readHeader(pool: PoolContext, id: string): Promise<RawHead
 }
 
 const CHILDREN_PREFIX = 'snap_children_';
+const CHILDREN_KEY = /^snap_children_[0-9a-f]{16}$/;
 
 const hexadecimal = (id: bigint): string => id.toString(16).padStart(16, '0');
 
