@@ -1,4 +1,5 @@
 import { expect } from 'chai';
+import { pages } from '../../../src/client/index.js';
 import { startCluster } from '../../helpers/cluster.js';
 import { trimAtOnce } from '../../helpers/pool-audit.js';
 import { endAtFirstFailure } from '../../helpers/steps.js';
@@ -18,6 +19,7 @@ import {
   trace,
 } from './matrix.js';
 import { type PlantedBug, plantedBugs } from './planted-bugs.js';
+import type { Scenario } from './scenario.js';
 import { scenarioOf, scenarios } from './scenarios.js';
 import { gone } from './volumes.js';
 
@@ -26,12 +28,13 @@ import { gone } from './volumes.js';
  * after it. Afterwards everything must agree, and the caller be told the same.
  *
  * One death at each point; with MOORAGE_TEST_FULL every kind of death at each, and planted bugs that must show.
- * MOORAGE_CRASH='<name of a death>' runs that one alone; MOORAGE_CRASH_TURN=<number> has others than usual where each point
- * gets one.
+ * MOORAGE_CRASH='<name of a death>' runs that one alone, MOORAGE_CRASH_TIMES=<number> so often; MOORAGE_CRASH_TURN=<number> has
+ * others than usual where each point gets one.
  */
 
 const isFull = process.env.MOORAGE_TEST_FULL !== undefined;
 const one = process.env.MOORAGE_CRASH;
+const times = Number(process.env.MOORAGE_CRASH_TIMES ?? 1);
 const turn = Number(process.env.MOORAGE_CRASH_TURN ?? 0);
 
 const FEWEST_POINTS = 150;
@@ -44,6 +47,26 @@ function startBenches(kinds: readonly BenchKind[], name: string, planted?: Plant
   );
 }
 
+/** Traces calls, in their order: so that a run takes the same deaths as the last one. */
+async function traceAll(benches: readonly Bench[], calls: readonly Scenario[]): Promise<readonly Traced[]> {
+  const left = [...calls];
+  const traced = new Map<Scenario, Traced>();
+  await Promise.all(
+    benches.map(async (bench) => {
+      for (;;) {
+        const index = left.findIndex((scenario) => scenario.kind === bench.kind);
+        const [scenario] = index === -1 ? [] : left.splice(index, 1);
+        if (scenario === undefined) return;
+        traced.set(scenario, await trace(bench, scenario));
+      }
+    }),
+  );
+  const inOrder = calls.flatMap((scenario) => traced.get(scenario) ?? []);
+  const problems = inOrder.flatMap((call) => call.problems.map((problem) => `${call.scenario.name}: ${problem}`));
+  expect(problems).to.deep.equal([]);
+  return inOrder;
+}
+
 /** One line for each, and how to run it again. */
 function report(broken: readonly Broken[]): string {
   return broken
@@ -54,7 +77,7 @@ function report(broken: readonly Broken[]): string {
     .join('\n');
 }
 
-/** Where the trace of a run costs seconds, the planted bugs need it too. */
+/** What the trace found: the planted bugs are looked for at the same points. */
 let points: readonly CrashPoint[] = [];
 
 describe('somebody dies at every point of every call', function () {
@@ -73,35 +96,24 @@ describe('somebody dies at every point of every call', function () {
 
   if (one !== undefined) {
     it(one, async () => {
-      const broken = await runDeaths(benches, [deathOf(one)]);
+      const broken = await runDeaths(
+        benches,
+        Array.from({ length: times }, () => deathOf(one)),
+      );
       expect(broken.length, report(broken)).to.equal(0);
     });
     return;
   }
 
   it('every step and every commit of every call that changes something passes a point', async () => {
-    const left = [...scenarios];
-    const traced: Traced[] = [];
-    await Promise.all(
-      benches.map(async (bench) => {
-        for (;;) {
-          const index = left.findIndex((scenario) => scenario.kind === bench.kind);
-          const [scenario] = index === -1 ? [] : left.splice(index, 1);
-          if (scenario === undefined) return;
-          traced.push(await trace(bench, scenario));
-        }
-      }),
-    );
-    const problems = traced.flatMap((call) => call.problems.map((problem) => `${call.scenario.name}: ${problem}`));
-    expect(problems).to.deep.equal([]);
+    const traced = await traceAll(benches, scenarios);
     expect(uncoveredMethods(scenarios), 'calls that change something and are in no scenario').to.deep.equal([]);
     expect(unseenSteps(benches)).to.deep.equal([]);
     const unseen = traced.flatMap((call) =>
       unseenCommits(call.revisions).map((rev) => `${call.scenario.name}: ${rev}`),
     );
     expect(unseen, 'commits that passed no point').to.deep.equal([]);
-    // In the order of the scenarios: so a run takes the same deaths as the last one.
-    points = scenarios.flatMap((scenario) => traced.find((call) => call.scenario === scenario)?.points ?? []);
+    points = traced.flatMap((call) => call.points);
     const names = new Set(points.map(({ scenario, point }) => `${scenario.name}: ${point}`));
     console.log(`      ${names.size} crash points in ${traced.length} calls`);
     expect(names.size).to.be.at.least(FEWEST_POINTS);
@@ -133,6 +145,11 @@ describe('somebody dies at every point of every call', function () {
 
 async function deleteAll(bench: Bench): Promise<void> {
   const { client, kind } = bench;
+  const findings: string[] = [];
+  for await (const page of pages((pageToken) => client.check({ pageSize: 1000, pageToken }))) {
+    findings.push(...page.findings.map((finding) => finding.description));
+  }
+  expect(findings, 'what Check finds').to.deep.equal([]);
   const { exports } = await client.listExports({ pageSize: 1000 });
   for (const { id } of exports) await client.unexport({ exportId: id, force: true });
   const { volumes } = await client.listVolumes({ pageSize: 1000 });
@@ -151,6 +168,18 @@ async function deleteAll(bench: Bench): Promise<void> {
 if (isFull && one === undefined) {
   describe('bugs planted in the journal, one at a time', function () {
     this.timeout(1_800_000);
+
+    before(async () => {
+      if (points.length > 0) return;
+      await trimAtOnce(await startCluster());
+      const calls = [...new Set(plantedBugs.flatMap((bug) => bug.scenarios))].map(scenarioOf);
+      const benches = await startBenches(['keeps', 'keeps', 'purges'], 'traced');
+      try {
+        points = (await traceAll(benches, calls)).flatMap((call) => call.points);
+      } finally {
+        await Promise.all(benches.map((bench) => bench.remove()));
+      }
+    });
 
     for (const [index, bug] of plantedBugs.entries()) {
       it(`${bug.name}: the matrix turns red`, async () => {

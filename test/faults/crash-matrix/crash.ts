@@ -24,6 +24,7 @@ export interface Outcome {
  */
 export async function crash(bench: Bench, made: Case, trap: Trap, patience = REST): Promise<Outcome> {
   const problems: string[] = [];
+  const logged = bench.system.log().length;
   let isReached = false;
   const clientToken = randomUUID();
   const impatient = connect({
@@ -39,12 +40,19 @@ export async function crash(bench: Bench, made: Case, trap: Trap, patience = RES
       (error: unknown) => ({ error }),
     );
     const reached = await trapCloses(bench, first, made);
-    if (reached === undefined) return { reached: false, problems: ['the call did not pass this point'] };
+    if (reached === undefined) {
+      const refusal = await first;
+      // Without harm it succeeds: that has been seen while it was traced.
+      if ('error' in refusal) return { reached: true, problems: [`without harm: ${sentence(refusal.error)}`] };
+      return { reached: false, problems: ['the call did not pass this point'] };
+    }
     isReached = true;
     if (await bench.dead(reached)) {
       problems.push(...(await checkDead(bench)));
       await bench.system.start();
     }
+    // Before the caller asks again: what was begun is finished without that.
+    problems.push(...(await recover(bench, patience)));
     const told = await first;
     const again = await made.call(bench.client, clientToken);
     if ('answer' in told && told.answer !== again)
@@ -60,7 +68,14 @@ export async function crash(bench: Bench, made: Case, trap: Trap, patience = RES
     bench.unset();
     impatient.close();
   }
+  if (isReached && problems.length > 0) problems.push(...warnings(bench.system.log().slice(logged)));
   return { reached: isReached, problems };
+}
+
+/** The last that the controller has warned of. */
+function warnings(log: string): readonly string[] {
+  const lines = log.split('\n').filter((line) => /"level":"(warn|error|fatal)"/.test(line) && !line.includes('"died"'));
+  return lines.slice(-4).map((line) => `logged: ${line.slice(0, 600)}`);
 }
 
 /** Waits until the trap has closed; undefined when the call has come to rest without it. */
@@ -79,6 +94,22 @@ async function trapCloses(bench: Bench, call: Promise<unknown>, made: Case): Pro
     timeoutMilliseconds: REST,
     intervalMilliseconds: 5,
   }).then((outcome) => ('none' in outcome ? undefined : outcome));
+}
+
+/** Waits until no operation runs. @returns those that go on running, each a sentence */
+async function recover(bench: Bench, milliseconds: number): Promise<readonly string[]> {
+  let running: readonly string[] = [];
+  const look = async (): Promise<boolean> => {
+    const { operations } = await bench.client.listOperations({ pageSize: 1000 });
+    running = operations.map(({ id, kind, statusMessage }) => `${id} (${kind}) is not finished: ${statusMessage}`);
+    return running.length === 0;
+  };
+  try {
+    await waitFor('recovery', look, { timeoutMilliseconds: milliseconds, intervalMilliseconds: 20 });
+    return [];
+  } catch (error) {
+    return running.length > 0 ? running : [sentence(error)];
+  }
 }
 
 /** What is wrong in the store of a system whose controller has ended. @param at whether everything had come to rest before */

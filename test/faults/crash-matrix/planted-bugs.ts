@@ -21,7 +21,7 @@ export const plantedBugs: readonly PlantedBug[] = [
     file: 'core/journal/journal.js',
     find: 'const rev = await this.commitOrConflict(writes);',
     replace:
-      'if (operation !== undefined) await this.runner.takePhase(operation).catch(() => undefined);\n' +
+      "if (operation?.kind === 'volume.create') await this.runner.takePhase(operation).catch(() => undefined);\n" +
       'const rev = await this.commitOrConflict(writes);',
     scenarios: ['CreateVolume, from a snapshot'],
     points: /^commit volume.create begin/,
@@ -40,17 +40,18 @@ export const plantedBugs: readonly PlantedBug[] = [
     name: 'an end that keeps its locks',
     file: 'core/journal/runner.js',
     find: 'writes.push(...(await releaseLocks(this.store, { ...document.value, locks: released })));',
-    replace: '{}',
+    replace:
+      "if (value.kind !== 'volume.expand') writes.push(...(await releaseLocks(this.store, { ...document.value, locks: released })));",
     scenarios: ['ExpandVolume'],
-    points: /^commit .*(succeeded|begin)/,
+    points: /^step /,
   },
   {
-    name: 'a token that is forgotten until after the begin',
+    name: 'a token that is forgotten',
     file: 'core/journal/journal.js',
     find: "putToken(tokenKey, token, 'absent', tokenExpireTime),",
     replace: "...(intent.intent === 'operation' ? [] : [putToken(tokenKey, token, 'absent', tokenExpireTime)]),",
     scenarios: ['CreateVolume'],
-    points: /^commit volume.create begin/,
+    points: /^step /,
   },
   {
     name: 'a name that is not in the plan',
