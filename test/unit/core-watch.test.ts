@@ -337,6 +337,8 @@ describe('core: watch', () => {
     for (let round = 0; round < 5; round += 1) {
       const volume = await world.createVolume();
       await world.deleteVolume(volume.id);
+      // Seen here, so that its absence below says that its end was seen too, and not that the watcher is a day behind.
+      await expectState(watcher);
       world.ahead += DAY;
       await world.core.reap();
       await expectState(watcher);
