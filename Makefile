@@ -1,5 +1,5 @@
 # Everything runs on a Debian 12 machine with Node 20.19 or newer; `make setup` brings the rest.
-.PHONY: setup demo run test test-full coverage bench check clean
+.PHONY: setup demo run test test-full coverage bench soak check clean
 
 setup:
 	@scripts/setup.sh
@@ -27,6 +27,11 @@ coverage: setup
 # Our own share of time beside bare librbd and the rbd command, measured in one run; also in .dev/bench.json.
 bench: setup
 	@exec node --import tsx scripts/bench/bench.ts
+
+# Ten minutes of load while something is killed, frozen or cut off every few seconds; then every answer is checked.
+# `make soak SECONDS=60 SEED=7`: for so long, and what was broken in that run once more.
+soak: setup
+	@exec node --import tsx scripts/soak.ts $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
 
 # Types, formatting and rules, the API's own rules.
 check: setup

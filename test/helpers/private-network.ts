@@ -26,8 +26,8 @@ export class PrivateNetwork {
     this.hosts = hosts;
   }
 
-  /** Makes one; what a run that was killed has left of this name goes first, with the processes in it. */
-  static async make(name: string, hostCount: number): Promise<PrivateNetwork> {
+  /** One that was made before, perhaps by another process. */
+  static of(name: string, hostCount: number): PrivateNetwork {
     // Two checkouts must not take each other's.
     const checkout = createHash('sha256').update(repositoryDirectory).digest('hex').slice(0, 6);
     const base = `moorage-${checkout}-${name}`;
@@ -35,7 +35,12 @@ export class PrivateNetwork {
       namespace: `${base}-${index + 1}`,
       address: `${PREFIX}.${index + 11}`,
     }));
-    const network = new PrivateNetwork({ namespace: base, address: `${PREFIX}.1` }, hosts);
+    return new PrivateNetwork({ namespace: base, address: `${PREFIX}.1` }, hosts);
+  }
+
+  /** Makes one; what a run that was killed has left of this name goes first, with the processes in it. */
+  static async make(name: string, hostCount: number): Promise<PrivateNetwork> {
+    const network = PrivateNetwork.of(name, hostCount);
     await network.remove();
     try {
       await network.#build();

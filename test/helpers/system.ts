@@ -225,10 +225,10 @@ export class ControllerProcess {
     };
     child.stdout.on('data', collect);
     child.stderr.on('data', collect);
-    await waitFor('the controller serves', () => {
-      if (child.exitCode !== null) throw new Error(`the controller ended:\n${this.log.slice(-4000)}`);
-      return existsSync(this.#socket) && this.log.includes('"serving"', former);
-    });
+    const ended = (): boolean => child.exitCode !== null || child.signalCode !== null;
+    const isServing = (): boolean => existsSync(this.#socket) && this.log.includes('"serving"', former);
+    await waitFor('the controller serves', () => ended() || isServing());
+    if (ended()) throw new Error(`the controller ended:\n${this.log.slice(Math.max(former, this.log.length - 4000))}`);
   }
 
   async end(signal: NodeJS.Signals): Promise<void> {
