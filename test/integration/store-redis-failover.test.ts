@@ -72,6 +72,17 @@ describe('the Redis store and its Sentinels', function () {
     await writer.expectKept(reader);
   });
 
+  it('counts nothing on a primary that was replaced and does not know it, although a replica still follows', async () => {
+    await commit(store, put('a', 1));
+    // What a Sentinel does first. The other replica, the primary and the other Sentinels hear of it later.
+    const [, promoted] = group.servers;
+    await promoted?.call('REPLICAOF', 'NO', 'ONE');
+    expect(await rejection(store.commit([put('a', 2)]))).to.have.property('kind', 'unknown');
+    // Here it was nobody's decision: the Sentinels make it a replica again.
+    await waitFor('commits to pass again', () => commit(store, put('a', 3)).then(() => true));
+    expect((await store.get('a'))?.value).to.equal(3);
+  });
+
   it('goes on after seconds when one replica dies or freezes, and says what is unknown when both do', async () => {
     await commit(store, put('a', 1));
     await server(1).kill();

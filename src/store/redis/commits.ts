@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type CommitOutcome, StoreError } from '../../core/ports/store.js';
 import type { PreparedWrite } from '../writes.js';
 import { ConnectionLost } from './connection.js';
@@ -11,6 +12,8 @@ import type { Session } from './session.js';
 /** Most commits that are sent at once, and about how many arguments: what a server does in a small part of a call's time. */
 const MAXIMUM_BATCH = 256;
 const MAXIMUM_ARGUMENTS = 20_000;
+/** Pause before it is asked again whether a server is still the primary, while nobody can say so, milliseconds. */
+const RETRY_MILLISECONDS = 50;
 
 /** A commit, or a barrier: nothing to write, but what is there must be on the replicas. */
 interface Item {
@@ -184,6 +187,7 @@ export class Commits {
           state = { offset: state.offset, done: await session.replicated(state.offset, rule, longer) };
         }
       }
+      executed = await this.#safe(executed, session);
     } catch (error) {
       if (!(error instanceof ConnectionLost)) throw error;
       // The answer is known, but not whether the replicas have it: asked again, the script says the same.
@@ -193,6 +197,19 @@ export class Commits {
     if (revs.length > 0) this.#acknowledged(session, Math.max(...revs));
     for (const { outcome, resolve } of executed) if (outcome !== undefined) resolve(outcome);
     return again;
+  }
+
+  /** Waits until what the replicas have can count; those that are late by then are told. @throws ConnectionLost */
+  async #safe(items: readonly Item[], session: Session): Promise<Item[]> {
+    let left = [...items];
+    while (left.length > 0) {
+      const still = await this.#primary.isStillPrimary(session);
+      if (still === true) break;
+      if (still === false) throw new ConnectionLost(`${session.address} was replaced`);
+      await sleep(RETRY_MILLISECONDS);
+      left = this.#withoutLate(left);
+    }
+    return left;
   }
 
   #sendOne(item: Item, session: Session): Promise<readonly string[]> {

@@ -19,6 +19,8 @@ export interface ServerInformation {
   readonly role: string;
   /** Names the history of the data: new at each promotion. */
   readonly replicationId: string;
+  /** That of the primary before it was promoted; forty zeros when it never was. */
+  readonly formerReplicationId: string;
   /** End of the replication stream, bytes. */
   readonly offset: number;
   readonly replicas: readonly Replica[];
@@ -54,6 +56,7 @@ export function parseInformation(text: string): ServerInformation {
     runId: fields.get('run_id') ?? '',
     role: fields.get('role') ?? '',
     replicationId: fields.get('master_replid') ?? '',
+    formerReplicationId: fields.get('master_replid2') ?? '',
     offset: Number(fields.get('master_repl_offset') ?? Number.NaN),
     replicas,
     appendOnly: fields.get('aof_enabled') === '1',

@@ -7,8 +7,9 @@ import type { Acknowledged } from './history.js';
 import { type ReplicationRule, replicasInSync } from './information.js';
 import { inspectReplica } from './inspect.js';
 import type { RedisStoreOptions } from './options.js';
-import { Sentinels } from './sentinels.js';
+import { Sentinels, type SentinelView } from './sentinels.js';
 import { Session } from './session.js';
+import { Successors } from './successors.js';
 
 const FIRST_PAUSE_MILLISECONDS = 50;
 const LONGEST_PAUSE_MILLISECONDS = 2_000;
@@ -27,6 +28,9 @@ export class Primary {
   readonly #changed: (change: PrimaryChange) => void;
   readonly #end = new AbortController();
   #neverPromoted: ReadonlySet<string> = new Set();
+  /** Every replica that the Sentinels know of. */
+  #replicas: ReadonlySet<string> = new Set();
+  readonly #successors: Successors;
   #session: Session | undefined;
   /** Why there is no session; undefined while the first try to come back runs. */
   #failure: StoreError | undefined;
@@ -49,6 +53,7 @@ export class Primary {
     this.#known = known;
     this.#changed = changed;
     const { place, tls, callTimeoutMilliseconds, leastReplicas, replicaTimeoutMilliseconds } = options;
+    this.#successors = new Successors(options);
     this.#sentinels = place.kind === 'sentinels' ? new Sentinels(place, tls, callTimeoutMilliseconds) : undefined;
     this.rule = {
       leastReplicas,
@@ -109,12 +114,50 @@ export class Primary {
     if (this.#session === session) this.#lose(session, reason);
   }
 
+  /**
+   * Says whether what the replicas that follow have now is safe: none of the others has been promoted already. A primary
+   * that was frozen and goes on does not know that it was replaced, and may have replicas that do not know it either: what
+   * those have goes when they follow the new one.
+   * @returns undefined when it is not known; a session whose server was replaced is dropped
+   */
+  async isStillPrimary(session: Session): Promise<boolean | undefined> {
+    if (this.#sentinels === undefined) return true;
+    const following = new Set(replicasInSync(session.replicas, this.rule).map(({ address }) => address));
+    const isApart = (address: string): boolean =>
+      address !== session.address && !following.has(address) && this.rule.promotable(address);
+    if (![...this.#replicas].some(isApart)) return true;
+    let view: SentinelView;
+    try {
+      view = await this.#sentinels.ask();
+    } catch {
+      return undefined;
+    }
+    this.#heed(view);
+    const replaced = (by: string): false => {
+      this.drop(session, new Error(`${by} has been made the primary`));
+      return false;
+    };
+    if (view.primary !== session.address) return replaced(view.primary);
+    // The Sentinels promote none that they take for dead; one that they do not must say so itself: they tell late.
+    const apart = [...view.replicas].filter(([address, state]) => state === 'seen' && isApart(address));
+    const found = await Promise.all(apart.map(([address]) => this.#successors.isOne(address, session.epoch)));
+    const position = found.indexOf(true);
+    if (position >= 0) return replaced(apart[position]?.[0] ?? '');
+    return found.includes(undefined) ? undefined : true;
+  }
+
   async close(): Promise<void> {
     this.#end.abort();
+    this.#successors.close();
     this.#failure = new StoreError('unavailable', 'the store is closed');
     this.#session?.close();
     this.#sentinels?.close();
     await Promise.all(this.#running);
+  }
+
+  #heed(view: SentinelView): void {
+    this.#neverPromoted = view.neverPromoted;
+    this.#replicas = new Set(view.replicas.keys());
   }
 
   get #usable(): Session | undefined {
@@ -128,7 +171,7 @@ export class Primary {
       if (this.#sentinels !== undefined) {
         const view = await this.#sentinels.ask();
         address = view.primary;
-        this.#neverPromoted = view.neverPromoted;
+        this.#heed(view);
       }
       return await Session.open(address, this.#known(), this.#options);
     } catch (error) {
@@ -237,7 +280,7 @@ export class Primary {
     if (this.#sentinels === undefined) return;
     try {
       const view = await this.#sentinels.ask();
-      this.#neverPromoted = view.neverPromoted;
+      this.#heed(view);
       if (view.primary !== session.address) {
         this.drop(session, new Error(`the Sentinels have made ${view.primary} the primary`));
       }

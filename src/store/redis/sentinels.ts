@@ -10,6 +10,8 @@ export interface SentinelView {
   readonly primary: string;
   /** Replicas that may never be promoted (replica-priority 0). */
   readonly neverPromoted: ReadonlySet<string>;
+  /** Every replica that they know of; of those that the majority takes for dead, that they do. */
+  readonly replicas: ReadonlyMap<string, 'seen' | 'down'>;
 }
 
 /*
@@ -43,7 +45,12 @@ export class Sentinels {
       if (agreeing.length <= addresses.length / 2) continue;
       // One that has not heard of a priority yet says 100: who says 0 has read it from the replica.
       const neverPromoted = new Set(agreeing.flatMap((one) => [...one.neverPromoted]));
-      return { primary: view.primary, neverPromoted };
+      const replicas = new Map<string, 'seen' | 'down'>();
+      for (const address of new Set(agreeing.flatMap((one) => [...one.replicas.keys()]))) {
+        const down = agreeing.filter((one) => one.replicas.get(address) === 'down');
+        replicas.set(address, down.length > addresses.length / 2 ? 'down' : 'seen');
+      }
+      return { primary: view.primary, neverPromoted, replicas };
     }
     const said = answers.map((answer, position) => {
       const what = answer.status === 'fulfilled' ? answer.value.primary : reasonOf(answer.reason);
@@ -69,12 +76,15 @@ export class Sentinels {
       connection.call<readonly (readonly string[])[]>(['SENTINEL', 'REPLICAS', name], this.#timeout).catch(() => []),
     ]);
     if (primary === null) throw new Error(`knows no primary "${name}"`);
-    const neverPromoted = replicas.map(fieldsOf).filter((fields) => fields.get('slave-priority') === '0');
+    const known = replicas.map(fieldsOf).map((fields) => ({
+      address: joinAddress(fields.get('ip') ?? '', fields.get('port') ?? ''),
+      neverPromoted: fields.get('slave-priority') === '0',
+      down: (fields.get('flags') ?? '').split(',').includes('s_down'),
+    }));
     return {
       primary: joinAddress(primary[0] ?? '', primary[1] ?? ''),
-      neverPromoted: new Set(
-        neverPromoted.map((fields) => joinAddress(fields.get('ip') ?? '', fields.get('port') ?? '')),
-      ),
+      neverPromoted: new Set(known.filter((one) => one.neverPromoted).map((one) => one.address)),
+      replicas: new Map(known.map((one) => [one.address, one.down ? ('down' as const) : ('seen' as const)])),
     };
   }
 
