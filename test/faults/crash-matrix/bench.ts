@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { initialisePool } from '../../../src/agents/rbd/pool-init.js';
 import type { MoorageClient } from '../../../src/client/index.js';
 import { type System, startSystem } from '../../helpers/system.js';
 import { TestNode } from '../../helpers/test-node.js';
@@ -68,17 +69,27 @@ export class Bench {
   /** A completed snapshot to make volumes from. Its volume has it open for nobody. */
   readonly snapshotId: string;
   /** Ceph pools that the agents may use and that are nobody's pool yet. */
-  readonly sparePools: string[] = [];
+  readonly sparePools: string[];
+  readonly #allSparePools: readonly string[];
   readonly #folder: string;
   /** Process ids of data agents that traps have ended. */
   readonly #dead = new Set<number>();
 
-  private constructor(system: System, kind: BenchKind, nodes: readonly TestNode[], snapshotId: string, folder: string) {
+  private constructor(
+    system: System,
+    kind: BenchKind,
+    nodes: readonly TestNode[],
+    snapshotId: string,
+    folder: string,
+    sparePools: readonly string[],
+  ) {
     this.system = system;
     this.kind = kind;
     this.nodes = nodes;
     this.snapshotId = snapshotId;
     this.#folder = folder;
+    this.sparePools = [...sparePools];
+    this.#allSparePools = sparePools;
   }
 
   static async start(
@@ -97,14 +108,15 @@ export class Bench {
     const folder = join(system.directory, 'points');
     for (const each of ['now', 'traps', 'reached']) mkdirSync(join(folder, each), { recursive: true });
     if (options.planted) writeFileSync(join(folder, 'planted.json'), JSON.stringify(options.planted));
-    // What is in the folder counts from the next start.
+    const sparePools = kind === 'purges' ? await makeSparePools(system) : [];
+    // What is in the folder, and what the agents' users may do, counts from the next start.
     await system.kill();
     await system.start();
     const nodes = await Promise.all(['node-a', 'node-b'].map((id) => TestNode.register(system, id)));
     const { client } = system;
     const { volume } = await client.createVolume({ poolId: 'main', sizeBytes: SIZE_BYTES });
     const { snapshot } = await client.createSnapshot({ volumeId: volume?.id ?? '' });
-    return new Bench(system, kind, nodes, snapshot?.id ?? '', folder);
+    return new Bench(system, kind, nodes, snapshot?.id ?? '', folder, sparePools);
   }
 
   get client(): MoorageClient {
@@ -184,10 +196,36 @@ export class Bench {
 
   async remove(): Promise<void> {
     await this.system.remove();
-    for (const pool of this.sparePools) {
+    for (const pool of this.#allSparePools) {
       await this.system.cluster.ceph('osd', 'pool', 'delete', pool, pool, '--yes-i-really-really-mean-it');
     }
   }
+}
+
+/** As many as there are calls made ready at once. */
+const SPARE_POOLS = 8;
+
+/** Ceph pools that the system's users may reach and that no pool of Moorage is on. */
+async function makeSparePools(system: System): Promise<readonly string[]> {
+  const { cluster, directory, cephPool } = system;
+  const names = Array.from({ length: SPARE_POOLS }, (_, index) => `${cephPool}-spare-${index + 1}`);
+  for (const name of names) {
+    await cluster.ceph('osd', 'pool', 'create', name, '1', '1');
+    const keyring = (role: string): string => join(directory, `${name}-${role}.keyring`);
+    await initialisePool({
+      configurationFile: cluster.configurationFile,
+      adminUser: 'admin',
+      adminKeyring: cluster.adminKeyring,
+      cephPool: name,
+      dataUser: `moorage-data-${cephPool}`,
+      dataKeyringFile: keyring('data'),
+      fenceUser: `moorage-fence-${cephPool}`,
+      fenceKeyringFile: keyring('fence'),
+    });
+    // The users have their keys already.
+    for (const role of ['data', 'fence']) rmSync(keyring(role));
+  }
+  return names;
 }
 
 /** A zombie is dead, once its last thread is: until then it holds its files. */

@@ -1,33 +1,22 @@
 import { randomUUID } from 'node:crypto';
-import { rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import { initialisePool } from '../../../src/agents/rbd/pool-init.js';
 import { generateKeyPair } from '../../../src/descriptor/index.js';
 import type { Bench } from './bench.js';
 import { differences, given, type Scenario } from './scenario.js';
 
 /* The calls that change nodes and pools. */
 
-/** A Ceph pool that the bench's users may reach and that no pool of Moorage is on. */
-async function makeCephPool(bench: Bench): Promise<string> {
-  const { cluster, directory, cephPool } = bench.system;
-  const name = `${cephPool}-${randomUUID().slice(0, 8)}`;
-  await cluster.ceph('osd', 'pool', 'create', name, '1', '1');
-  bench.sparePools.push(name);
-  // The keyrings stay where they are: the users have them already, and get the right to one more pool.
-  const keyring = (role: string): string => join(directory, `spare-${name}-${role}.keyring`);
-  await initialisePool({
-    configurationFile: cluster.configurationFile,
-    adminUser: 'admin',
-    adminKeyring: cluster.adminKeyring,
-    cephPool: name,
-    dataUser: `moorage-data-${cephPool}`,
-    dataKeyringFile: keyring('data'),
-    fenceUser: `moorage-fence-${cephPool}`,
-    fenceKeyringFile: keyring('fence'),
-  });
-  for (const role of ['data', 'fence']) await rm(keyring(role));
-  return name;
+/** A pool that is made on one of the bench's spare Ceph pools, or is yet to be. */
+function sparePool(bench: Bench) {
+  const cephPool = bench.sparePools.pop();
+  if (cephPool === undefined) throw new Error(`${bench.system.cephPool} has no spare Ceph pool left`);
+  const rbd = { cluster: 'main', cephPool, access: 'RBD_ACCESS_MANAGED', keyringUser: '' } as const;
+  const poolId = `pool-${randomUUID().slice(0, 8)}`;
+  const end = async (): Promise<void> => {
+    // It may be gone, or never have been.
+    await bench.client.deletePool({ poolId });
+    bench.sparePools.push(cephPool);
+  };
+  return { poolId, request: { poolId, settings: 'rbd' as const, rbd }, end };
 }
 
 export const otherScenarios: readonly Scenario[] = [
@@ -113,11 +102,10 @@ export const otherScenarios: readonly Scenario[] = [
     method: 'DeletePool',
     kind: 'purges',
     prepare: async (bench) => {
-      const cephPool = await makeCephPool(bench);
-      const poolId = cephPool;
-      const rbd = { cluster: 'main', cephPool, access: 'RBD_ACCESS_MANAGED', keyringUser: '' } as const;
-      await bench.client.createPool({ poolId, settings: 'rbd', rbd });
+      const { poolId, request, end } = sparePool(bench);
+      await bench.client.createPool(request);
       return {
+        end,
         call: async (client, clientToken) => {
           await client.deletePool({ poolId, clientToken });
           return poolId;
@@ -134,21 +122,11 @@ export const otherScenarios: readonly Scenario[] = [
     method: 'CreatePool',
     kind: 'purges',
     prepare: async (bench) => {
-      const cephPool = await makeCephPool(bench);
-      const poolId = cephPool;
+      const { poolId, request, end } = sparePool(bench);
       return {
+        end,
         call: async (client, clientToken) =>
-          given(
-            'pool',
-            (
-              await client.createPool({
-                poolId,
-                settings: 'rbd',
-                rbd: { cluster: 'main', cephPool, access: 'RBD_ACCESS_MANAGED', keyringUser: '' },
-                clientToken,
-              })
-            ).pool,
-          ).id,
+          given('pool', (await client.createPool({ ...request, clientToken })).pool).id,
         check: async () =>
           differences(poolId, given('pool', (await bench.client.getPool({ poolId })).pool), { id: poolId }),
       };

@@ -82,10 +82,11 @@ export const plantedBugs: readonly PlantedBug[] = [
   {
     name: "a dead controller's record that goes before its operations are adopted",
     file: 'core/journal/takeover.js',
-    find: 'const operations = await listAll(this.store, indexes.operationsRunning);',
+    find: 'if (operation.value.owner === dead.inc)',
     replace:
+      'if (operation.value.owner === dead.inc)\n' +
       "await this.commit([{ kind: 'delete', key: keys.controller(dead.inc), expect: 'any' }]);\n" +
-      'const operations = await listAll(this.store, indexes.operationsRunning);',
+      'if (operation.value.owner === dead.inc)',
     scenarios: ['start after a death while a volume was expanded'],
     points: /adopted/,
   },
