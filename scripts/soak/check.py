@@ -105,7 +105,7 @@ class Told:
         self.token, self.method, self.request = event["token"], event["method"], event["request"]
         self.asked, self.done, self.answer = event["at"], None, None
         self.ids, self.calls, self.answers = set(), 0, 0
-        self.refused = None
+        self.refused, self.operation, self.in_the_way = None, None, []
 
 
 told = collections.OrderedDict()
@@ -135,9 +135,12 @@ for event in events:
         expect(event["code"] in REFUSALS, f"{method} told {event['code']} {event['reason']}: {event['message']}")
         if event["code"] not in UNKNOWN and one.done is None:
             one.refused = event
+        one.in_the_way.append(event["message"])
         continue
     answer = event["answer"]
-    one.ids.add(answer.get("id"))
+    # An export that is gone is not in the answer.
+    one.ids |= {answer["id"]} if answer.get("id") else set()
+    one.operation = answer.get("operationId") or one.operation
     finished = not UNFINISHED.search(answer.get("state") or "")
     if method == "expandVolume":
         finished = int(answer.get("sizeBytes") or 0) >= int(one.request["sizeBytes"])
@@ -147,6 +150,8 @@ for event in events:
 for one in told.values():
     expect(one.answers == one.calls, f"{one.method} with token {one.token} was asked {one.calls} times and answered {one.answers}")
     expect(one.done is not None or one.refused is not None, f"{one.method} with token {one.token} was never answered for good")
+    itself = one.operation is not None and any(one.operation in message for message in one.in_the_way)
+    expect(not itself, f"{one.method} with token {one.token} was refused because of itself ({one.operation})")
     expect(len(one.ids) <= 1, f"one token of {one.method} was answered with {sorted(map(str, one.ids))}")
 
 # --- what must be -----------------------------------------------------------------------------------------------------------

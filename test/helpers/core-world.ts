@@ -29,8 +29,8 @@ import { waitFor } from './wait.js';
 
 export const MEBIBYTE = 1024 * 1024;
 
-/** What goes wrong with a call of the store; `after` takes effect all the same. */
-export type StoreFault = 'unavailable' | 'unknown-after' | 'hang';
+/** What goes wrong with a call of the store; `after` takes effect all the same, and is answered late with a promise. */
+export type StoreFault = 'unavailable' | 'unknown-after' | 'hang' | Promise<void>;
 
 /** The core on a store of its own and a fake backend; controllers of it start, stop and die as a test wants. */
 export class CoreWorld {
@@ -163,6 +163,7 @@ export class CoreWorld {
       if (fault === 'unavailable') throw new StoreError('unavailable', 'the store is away');
       if (fault === 'hang') return new Promise(() => undefined);
       const result = await call();
+      if (fault instanceof Promise) await fault;
       if (fault === 'unknown-after') throw new StoreError('unknown', 'whether it took place is not known');
       return result;
     };

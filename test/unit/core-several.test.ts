@@ -2,11 +2,11 @@ import { expect } from 'chai';
 import { listAll } from '../../src/core/journal/agents.js';
 import { indexes } from '../../src/core/journal/documents.js';
 import type { ControllerRecord } from '../../src/core/model/operation.js';
-import { admin, CoreWorld, volumeRequest } from '../helpers/core-world.js';
+import { admin, CoreWorld, change, volumeRequest } from '../helpers/core-world.js';
 import { waitFor } from '../helpers/wait.js';
 
 /** T of these tests, in milliseconds: short, but longer than a busy machine keeps a beat waiting. */
-const BEAT_TIMEOUT = 3_000;
+const BEAT_TIMEOUT = 1_500;
 
 describe('core: several controllers on one store', () => {
   let world: CoreWorld;
@@ -59,6 +59,40 @@ describe('core: several controllers on one store', () => {
     await waitFor('more than 2T to pass', () => performance.now() > until, { intervalMilliseconds: 50 });
     expect((await controllers()).map(({ state }) => state)).to.deep.equal(['live', 'live']);
     expect(world.lost, world.notices.slice(beats).join('\n')).to.equal(0);
+    await world.expectWhole();
+  });
+
+  it('answer one call that is made at two of them at once as one', async () => {
+    const first = world.core;
+    await world.start();
+    const made = await first.services.volumes.create(volumeRequest({}), admin());
+    const request = { ...change(made.resource.value.id), sizeBytes: 4 * 1_048_576 };
+    const holdBack = (): { readonly until: Promise<void>; readonly release: () => void } => {
+      let release = (): void => undefined;
+      const until = new Promise<void>((resolve) => {
+        release = resolve;
+      });
+      return { until, release };
+    };
+    const [reading, expanding] = [holdBack(), holdBack()];
+    world.fake.fault = (method) =>
+      method === 'expandImage' ? { kind: 'hang', until: expanding.until, deaf: false } : undefined;
+    // One has looked for the token, and found none, when the other records the call.
+    let held = false;
+    world.storeFault = (method) => {
+      if (method !== 'get' || held) return undefined;
+      held = true;
+      return reading.until;
+    };
+    const one = first.services.volumes.expand(request, admin());
+    await waitFor('one to look for the token', () => held, { intervalMilliseconds: 2 });
+    const other = world.core.services.volumes.expand(request, admin());
+    await waitFor('the other to have recorded it', async () => (await world.running()).length === 1);
+    reading.release();
+    world.fake.fault = () => undefined;
+    expanding.release();
+    const answers = await Promise.all([one, other]);
+    expect(new Set(answers.map(({ operationId }) => operationId)).size).to.equal(1);
     await world.expectWhole();
   });
 

@@ -67,6 +67,14 @@ export interface Recorded {
   readonly operationId: string;
 }
 
+/** What one commit records of a call. */
+interface Begin {
+  readonly writes: readonly Write[];
+  readonly token: TokenRecord;
+  /** Undefined when the call is done with the commit. */
+  readonly operation: Operation | undefined;
+}
+
 /** Conflicts in a row after which a call is told to come again. */
 const CONFLICT_LIMIT = 100;
 
@@ -113,27 +121,17 @@ export class Journal {
     for (let conflicts = 0; conflicts < CONFLICT_LIMIT; conflicts += 1) {
       const known = await this.store.get<TokenRecord>(tokenKey);
       if (known !== undefined) return await this.joinToken(call, known.value, parametersHash);
-      const intent = await call.intend();
-      if (intent.intent === 'nothing') return { resourceId: intent.resourceId, operationId: intent.operationId };
-      if (intent.intent === 'operation') this.requireRoom(intent.poolId);
-      const now = this.clock.now();
-      const token: TokenRecord = {
-        parametersHash,
-        resourceId: intent.resourceId,
-        operationId: intent.operationId ?? '',
-        createTime: now,
-      };
-      const tokenExpireTime = intent.intent === 'immediate' ? intent.tokenExpireTime : undefined;
-      const writes: Write[] = [
-        ...intent.writes,
-        putToken(tokenKey, token, 'absent', tokenExpireTime),
-        this.membership.liveCheck(),
-      ];
-      let operation: Operation | undefined;
-      if (intent.intent === 'operation') {
-        operation = this.newOperation(intent, call.principal, now);
-        writes.push(putOperation(operation, 'absent'), ...(await takeLocks(this.store, this.clock, operation)));
+      let begin: Begin | Recorded;
+      try {
+        begin = await this.prepare(call, tokenKey, parametersHash);
+      } catch (error) {
+        // What is in the way may be this very call: made at another controller too, and recorded since the token was read.
+        const since = await this.store.get<TokenRecord>(tokenKey);
+        if (since !== undefined) return await this.joinToken(call, since.value, parametersHash);
+        throw error;
       }
+      if (!('writes' in begin)) return begin;
+      const { writes, token, operation } = begin;
       const rev = await this.commitOrConflict(writes);
       if (rev === undefined) continue;
       if (operation !== undefined)
@@ -192,6 +190,32 @@ export class Journal {
   /** Waits until nothing runs any more after the membership's signal was aborted. */
   async settled(): Promise<void> {
     await this.runner.settled();
+  }
+
+  /** Works out what a call comes to, and the writes that record it. @throws what `intend` throws; MoorageError */
+  private async prepare(call: Call, tokenKey: string, parametersHash: string): Promise<Begin | Recorded> {
+    const intent = await call.intend();
+    if (intent.intent === 'nothing') return { resourceId: intent.resourceId, operationId: intent.operationId };
+    if (intent.intent === 'operation') this.requireRoom(intent.poolId);
+    const now = this.clock.now();
+    const token: TokenRecord = {
+      parametersHash,
+      resourceId: intent.resourceId,
+      operationId: intent.operationId ?? '',
+      createTime: now,
+    };
+    const tokenExpireTime = intent.intent === 'immediate' ? intent.tokenExpireTime : undefined;
+    const writes: Write[] = [
+      ...intent.writes,
+      putToken(tokenKey, token, 'absent', tokenExpireTime),
+      this.membership.liveCheck(),
+    ];
+    let operation: Operation | undefined;
+    if (intent.intent === 'operation') {
+      operation = this.newOperation(intent, call.principal, now);
+      writes.push(putOperation(operation, 'absent'), ...(await takeLocks(this.store, this.clock, operation)));
+    }
+    return { writes, token, operation };
   }
 
   private newOperation(intent: NewOperation, principal: string, now: number): Operation {
