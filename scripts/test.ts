@@ -1,5 +1,5 @@
 /**
- * Runs every suite, each folder of test/ in a mocha of its own, two side by side, because most of what they do is wait; prints the coverage of all together;
+ * Runs every suite, one folder of test/ after the other, each in a mocha of its own; prints the coverage of all together;
  * ends with one line "N passed, N failed", and with 0 only if nothing failed and something passed.
  *
  *   node --import tsx scripts/test.ts [--full] [--coverage] [FOLDER...]
@@ -17,11 +17,8 @@ import { parseArgs } from 'node:util';
 import type { Totals } from '../test/helpers/totals-reporter.js';
 
 const repositoryDirectory = fileURLToPath(new URL('..', import.meta.url));
-/** What runs beside each other, the one after the other in each; cheap ones first: what they find is known soon. */
-const lanes: readonly (readonly string[])[] = [
-  ['unit', 'contract', 'integration'],
-  ['faults', 'e2e'],
-];
+/** Cheap ones first: what they find is known soon. Others follow by name. */
+const firstFolders = ['unit', 'contract', 'integration', 'e2e', 'faults'];
 /** A suite whose process does not end by then after its last test holds something open. */
 const endGraceMilliseconds = 30_000;
 
@@ -32,24 +29,26 @@ const { values: flags, positionals } = parseArgs({
 
 process.chdir(repositoryDirectory);
 const folders = positionals.length > 0 ? positionals : foldersWithTests();
-const plan = [
-  ...lanes.map((lane) => lane.filter((each) => folders.includes(each))),
-  folders.filter((each) => !lanes.flat().includes(each)),
-].filter((lane) => lane.length > 0);
 const scratch = await mkdtemp(join(tmpdir(), 'moorage-tests-'));
 const clusterRan = (await run('scripts/ceph-cluster.sh', ['status', 'test'], 'ignore')) === 0;
 const sum = { passed: 0, failed: 0, pending: 0 };
 /** The tests that run, and what asked them to end: mocha then still cleans up, and no other folder begins. */
-const running = new Set<ChildProcess>();
+let running: ChildProcess | undefined;
 let interruption: NodeJS.Signals | undefined;
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signal, () => {
     interruption = signal;
-    for (const child of running) killGroup(child, signal);
+    if (running !== undefined) killGroup(running, signal);
   });
 }
 try {
-  await Promise.all(plan.map((lane, position) => runLane(lane, position > 0)));
+  for (const folder of folders) {
+    if (interruption !== undefined) break;
+    const totals = await runFolder(folder);
+    sum.passed += totals.passed;
+    sum.failed += totals.failed;
+    sum.pending += totals.pending;
+  }
   if (interruption === undefined) await printCoverage();
 } finally {
   // The shared cluster stays up between suites, and afterwards if somebody had it running before.
@@ -64,20 +63,15 @@ console.log(`${sum.passed} passed, ${sum.failed} failed`);
 if (interruption !== undefined) console.log(`interrupted by ${interruption}: not every test ran`);
 process.exitCode = interruption === undefined && sum.failed === 0 && sum.passed > 0 ? 0 : 1;
 
-/** @param later whether what a folder prints is shown when it has ended: it would fall between the lines of another lane */
-async function runLane(lane: readonly string[], later: boolean): Promise<void> {
-  for (const folder of lane) {
-    if (interruption !== undefined) return;
-    const totals = await runFolder(folder, later);
-    sum.passed += totals.passed;
-    sum.failed += totals.failed;
-    sum.pending += totals.pending;
-  }
-}
-
 function foldersWithTests(): string[] {
-  const found = readdirSync('test', { withFileTypes: true });
-  return found.filter((entry) => entry.isDirectory() && testFiles(entry.name).length > 0).map((entry) => entry.name);
+  const found = readdirSync('test', { withFileTypes: true })
+    .filter((entry) => entry.isDirectory() && testFiles(entry.name).length > 0)
+    .map((entry) => entry.name)
+    .sort();
+  return [
+    ...firstFolders.filter((each) => found.includes(each)),
+    ...found.filter((each) => !firstFolders.includes(each)),
+  ];
 }
 
 function testFiles(folder: string): string[] {
@@ -87,11 +81,11 @@ function testFiles(folder: string): string[] {
     .sort();
 }
 
-async function runFolder(folder: string, later: boolean): Promise<Totals> {
+async function runFolder(folder: string): Promise<Totals> {
   const files = testFiles(folder);
   if (files.length === 0) throw new Error(`test/${folder} has no tests`);
+  console.log(`\n==== test/${folder}`);
   const began = performance.now();
-  console.log(`\n==== test/${folder}${later ? ' has begun; what it prints comes when it ends' : ''}`);
   const totalsFile = join(scratch, `${folder}.json`);
   const child = spawn(
     'node_modules/.bin/mocha',
@@ -99,7 +93,7 @@ async function runFolder(folder: string, later: boolean): Promise<Totals> {
     {
       // A process group of its own: mocha is a parent that does not pass a signal on to the process with the tests.
       detached: true,
-      stdio: later ? ['inherit', 'pipe', 'pipe'] : 'inherit',
+      stdio: 'inherit',
       env: {
         ...process.env,
         MOORAGE_TEST_TOTALS: totalsFile,
@@ -108,12 +102,9 @@ async function runFolder(folder: string, later: boolean): Promise<Totals> {
       },
     },
   );
-  running.add(child);
-  const printed: Buffer[] = [];
-  for (const stream of [child.stdout, child.stderr]) stream?.on('data', (chunk: Buffer) => printed.push(chunk));
+  running = child;
   const endedByItself = await waitForEnd(child, totalsFile);
-  running.delete(child);
-  if (later) process.stdout.write(`\n==== test/${folder}\n${Buffer.concat(printed).toString()}`);
+  running = undefined;
   console.log(`test/${folder} took ${Math.round((performance.now() - began) / 1000)} s`);
   if (!existsSync(totalsFile)) {
     console.log(`test/${folder}: mocha ended before its tests did; this counts as one failure`);
