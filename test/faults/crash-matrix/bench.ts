@@ -72,8 +72,7 @@ export class Bench {
   readonly sparePools: string[];
   readonly #allSparePools: readonly string[];
   readonly #folder: string;
-  /** Process ids of data agents that traps have ended. */
-  readonly #dead = new Set<number>();
+  readonly #deadAddresses: string[] = [];
 
   private constructor(
     system: System,
@@ -179,19 +178,23 @@ export class Bench {
       () => all.every((id) => !isAlive(id)) && !(isController && this.system.running),
       { intervalMilliseconds: 5 },
     );
-    for (const { id, role } of agents) if (role === 'data' && all.includes(id)) this.#dead.add(id);
+    for (const { id, role } of agents) {
+      if (role === 'data' && all.includes(id)) this.#deadAddresses.push(...this.#addressesOf(id));
+    }
     return isController;
   }
 
-  /** Addresses in Ceph of the data agents that traps have ended, as they told them to the log. */
+  /** Addresses in Ceph of the data agents that traps have ended. */
   deadAddresses(): readonly string[] {
-    const addresses: string[] = [];
-    for (const line of this.system.log().split('\n')) {
-      if (!line.includes('\\"addresses\\"')) continue;
-      const said = JSON.parse((JSON.parse(line) as { line: string }).line) as { pid: number; addresses: string[] };
-      if (this.#dead.has(said.pid)) addresses.push(...said.addresses);
-    }
-    return addresses;
+    return this.#deadAddresses;
+  }
+
+  /** As it told them to the log. The last who did: process ids come again. */
+  #addressesOf(processId: number): readonly string[] {
+    const lines = this.system.log().split('\n');
+    const line = lines.findLast((one) => one.includes('\\"addresses\\"') && one.includes(`\\"pid\\":${processId},`));
+    if (line === undefined) return [];
+    return (JSON.parse((JSON.parse(line) as { line: string }).line) as { addresses: string[] }).addresses;
   }
 
   async remove(): Promise<void> {

@@ -92,6 +92,19 @@ function deathsAt({ scenario, point, sites, moments }: CrashPoint): readonly Dea
   });
 }
 
+/**
+ * The points of a run that must be short: every commit and every step, and every second effect inside an agent. What holds
+ * before one effect is what holds after the one before it.
+ */
+export function fewer(points: readonly CrashPoint[], turn: number): readonly CrashPoint[] {
+  let effects = turn;
+  return points.filter(({ point }) => {
+    if (!point.startsWith('effect ')) return true;
+    effects += 1;
+    return effects % 2 === 0;
+  });
+}
+
 /** One death at every point, another kind from one to the next; two runs of different `turn` take others. */
 export function oneDeathEach(points: readonly CrashPoint[], turn: number): readonly Death[] {
   return points.flatMap((point, position) => {
