@@ -53,6 +53,7 @@ export class CoreWorld {
   readonly #sealer: DescriptorSealer;
   readonly #overrides: Partial<CoreSettings>;
   readonly #cores: Core[] = [];
+  readonly #freezers: Freezer[] = [];
   readonly #keys = generateKeyPair();
   #background: Promise<unknown>[] = [];
 
@@ -150,6 +151,7 @@ export class CoreWorld {
     });
     this.core = core;
     this.freezer = freezer;
+    this.#freezers.push(freezer);
     this.agents = agents;
     this.#cores.push(core);
     await core.start();
@@ -217,6 +219,8 @@ export class CoreWorld {
 
   /** Stops everything and removes the store. */
   async end(): Promise<void> {
+    this.storeFault = () => undefined;
+    for (const freezer of this.#freezers) freezer.thaw();
     for (const core of this.#cores) await core.stop(0).catch(() => undefined);
     await Promise.all(this.#background);
     await this.store.close();

@@ -6,7 +6,7 @@ import { admin, CoreWorld, change, volumeRequest } from '../helpers/core-world.j
 import { waitFor } from '../helpers/wait.js';
 
 /** T of these tests, in milliseconds: short, but longer than a busy machine keeps a beat waiting. */
-const BEAT_TIMEOUT = 1_500;
+const BEAT_TIMEOUT = 3_000;
 
 describe('core: several controllers on one store', () => {
   let world: CoreWorld;
