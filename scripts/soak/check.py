@@ -373,4 +373,7 @@ for name, (id, one) in owned.items():
 
 pool.close()
 cluster.shutdown()
+final = {"documents": documents, "images": sorted(alive), "trash": trashed, "catalogue": sorted(entries), "users": sorted(users)}
+with open(os.path.join(options.histories, "final.json"), "w") as file:
+    json.dump(final, file, indent=1)
 print(json.dumps({"checked": checked, "violations": violations}))

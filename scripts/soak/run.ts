@@ -106,6 +106,8 @@ try {
     for (const [index, each] of (several?.all ?? []).entries()) {
       writeFileSync(join(folder, `controller-${index + 1}.log`), each.process.log);
     }
+    // What each document ever was stands in the servers' append-only files.
+    for (const each of redis?.servers ?? []) cpSync(each.folder, join(folder, `redis-${each.port}`), { recursive: true });
     const kept = mkdtempSync(join(tmpdir(), 'moorage-soak-kept-'));
     cpSync(folder, kept, { recursive: true });
     console.log(`histories and logs: ${kept}`);

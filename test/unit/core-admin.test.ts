@@ -209,6 +209,34 @@ describe('core: check and repair', () => {
     await waitFor('and the entry', () => !world.fake.catalogue.has(volume.id));
   });
 
+  it('takes the image of a volume that was being made a moment ago for its own', async () => {
+    let finish = (): void => undefined;
+    const until = new Promise<void>((resolve) => {
+      finish = resolve;
+    });
+    let tries = 0;
+    let listed = false;
+    let made: Promise<void> = Promise.resolve();
+    world.fake.fault = (method) => {
+      if (method === 'createImage') {
+        tries += 1;
+        return tries === 1 ? { kind: 'unknown-after' } : { kind: 'hang', until };
+      }
+      if (method === 'listImages') listed = true;
+      if (method !== 'getCatalogueEntries' || !listed) return undefined;
+      // The store said that it is being made; before it is looked at, it is done.
+      finish();
+      return { kind: 'hang', until: made };
+    };
+    const making = world.createVolume();
+    made = making.then(() => undefined);
+    await waitFor('the image to be there, and the volume not to be done', () => tries === 2);
+    const { repaired } = await repair();
+    expect(repaired).to.deep.equal([]);
+    expect((await making).state).to.equal('available');
+    await world.expectWhole();
+  });
+
   it('tombstones tell what is late from what is lost', async () => {
     const volume = await world.createVolume();
     await world.store.commit([

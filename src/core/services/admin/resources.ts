@@ -240,6 +240,8 @@ async function compareExportList({ survey, document, resource, report }: Subject
 
 /** An image with a name of this resource that is not its image: a former try of a step, made late. */
 async function orphan({ survey, document, resource, report }: Subject, stray: Stray): Promise<void> {
+  // It was being made when it was found: now it is on record.
+  if (stray.backendId === resource.image?.backendId) return;
   if (await isDebris(survey, stray.name)) return;
   const [facts] = await survey.images([{ name: stray.name, backendId: stray.backendId }]);
   if (facts === undefined || facts.backendId === '') return;
