@@ -1,4 +1,6 @@
 import { expect } from 'chai';
+import { putDebris } from '../../src/core/journal/documents.js';
+import type { Debris } from '../../src/core/model/resources.js';
 import { admin, CoreWorld, expectFailure, mutation, volumeRequest } from '../helpers/core-world.js';
 import { waitFor } from '../helpers/wait.js';
 
@@ -44,5 +46,23 @@ describe('core: a pool that is stuck', () => {
     release();
     for (const volume of await Promise.all(waiting)) expect(volume.state).to.equal('available');
     expect((await world.createVolume()).state).to.equal('available');
+  });
+});
+
+describe('core: the reaper and what is left over', () => {
+  it('never destroys what a record calls its image, whoever put it among what is left over', async () => {
+    const world = await CoreWorld.make();
+    try {
+      const { id, image } = await world.createVolume();
+      if (image === undefined) throw new Error(`${id} has no image`);
+      const debris: Debris = { name: image.name, poolId: 'ssd', image, reason: 'a mistake', createTime: 0 };
+      expect(await world.store.commit([putDebris(debris, 'absent')])).to.include({ ok: true });
+      await world.core.reap();
+      expect(world.fake.find(image.name)?.id).to.equal(image.backendId);
+      expect(world.notices.filter((notice) => notice.includes('is kept'))).to.have.length(1);
+      await world.expectWhole();
+    } finally {
+      await world.end();
+    }
   });
 });

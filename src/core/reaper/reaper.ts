@@ -210,6 +210,19 @@ export class Reaper {
     const { image, poolId } = document.value;
     const pool: Pool = (await getPool(this.core.store, poolId)).value;
     const owner = image.name.split('.')[0] ?? image.name;
+    if (await this.isImageOf(owner, image)) {
+      // Whoever put it here was wrong. Nothing that a record calls its image is destroyed, but by that record's own purge.
+      this.core.events.notice({
+        level: 'error',
+        message: 'an image that is in use was to be destroyed as left over; it is kept',
+        fields: { image: image.name, reason: document.value.reason },
+      });
+      await this.core.store.commit([
+        { kind: 'delete', key: document.key, expect: document.rev },
+        this.core.liveCheck(),
+      ]);
+      return false;
+    }
     const catalogueKey = (await this.isGone(owner)) ? owner : '';
     await this.core.backend().data.purgeImage(pool, { image, catalogueKey }, this.context('purge-debris', image.name));
     const outcome = await this.core.store.commit([
@@ -220,10 +233,15 @@ export class Reaper {
     return outcome.ok;
   }
 
+  private async isImageOf(id: string, { name, backendId }: ImageRecord): Promise<boolean> {
+    const document = await this.core.store.get<Reapable | Tombstone>(resourceKey(id));
+    const current = document !== undefined && 'image' in document.value ? document.value.image : undefined;
+    return current !== undefined && (current.name === name || current.backendId === backendId);
+  }
+
   /** The catalogue entry of a resource that was made at last (under another name) stays. */
   private async isGone(id: string): Promise<boolean> {
-    const key = id.startsWith('snap-') ? keys.snapshot(id) : keys.volume(id);
-    const document = await this.core.store.get<{ readonly state: string }>(key);
+    const document = await this.core.store.get<{ readonly state: string }>(resourceKey(id));
     return document === undefined || document.value.state === 'gone';
   }
 
@@ -235,6 +253,10 @@ export class Reaper {
       signal: this.signal,
     };
   }
+}
+
+function resourceKey(id: string): string {
+  return id.startsWith('snap-') ? keys.snapshot(id) : keys.volume(id);
 }
 
 function isVolume(resource: Reapable): resource is Volume {
