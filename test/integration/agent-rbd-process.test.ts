@@ -99,7 +99,7 @@ describe('RBD agent as a process', function () {
   it('ends when the cluster cuts it off', async () => {
     const agent = await start().ready();
     const address = agent.hello?.addresses[0] ?? '';
-    await cluster.ceph('osd', 'blocklist', 'add', address, '60');
+    await cluster.ceph('osd', 'blocklist', 'add', address, '3600');
     const list = { limit: 1, cursor: '' };
     await waitFor('it has ended', async () => {
       await agent.step('ListCatalogueEntries', list, 5).catch(() => undefined);
