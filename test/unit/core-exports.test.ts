@@ -180,6 +180,16 @@ describe('core: exports', () => {
     expect(done.descriptor.length).to.be.above(0);
   });
 
+  it('a call that found all done does not do it when it is made once more and that is undone', async () => {
+    const first = await world.export(volumeId, 'node-a');
+    const clientToken = randomUUID();
+    const second = await world.export(volumeId, 'node-a', { clientToken });
+    expect(second.resource.value.id).to.equal(first.resource.value.id);
+    await world.unexport(first.resource.value.id);
+    await expectFailure(world.export(volumeId, 'node-a', { clientToken }), 'NOT_FOUND', 'GONE');
+    expect((await world.volume(volumeId)).exportIds).to.deep.equal([]);
+  });
+
   describe('Unexport', () => {
     it('is refused while the export is open, also by a frozen host that only holds its lock', async () => {
       const exportId = (await world.export(volumeId, 'node-a')).resource.value.id;

@@ -6,7 +6,7 @@ import type { CoreEvents, CoreMetrics } from '../ports/metrics.js';
 import { type Store, type StoredDocument, StoreError, type Write } from '../ports/store.js';
 import type { CoreSettings } from '../settings.js';
 import type { Intent, NewOperation, OperationDefinition } from './definition.js';
-import { keys, putOperation, putToken } from './documents.js';
+import { KEPT_MILLISECONDS, keys, putOperation, putToken } from './documents.js';
 import { takeLocks } from './locks.js';
 import type { Membership } from './membership.js';
 import { OperationRunner } from './runner.js';
@@ -121,7 +121,7 @@ export class Journal {
     for (let conflicts = 0; conflicts < CONFLICT_LIMIT; conflicts += 1) {
       const known = await this.store.get<TokenRecord>(tokenKey);
       if (known !== undefined) return await this.joinToken(call, known.value, parametersHash);
-      let begin: Begin | Recorded;
+      let begin: Begin;
       try {
         begin = await this.prepare(call, tokenKey, parametersHash);
       } catch (error) {
@@ -130,7 +130,6 @@ export class Journal {
         if (since !== undefined) return await this.joinToken(call, since.value, parametersHash);
         throw error;
       }
-      if (!('writes' in begin)) return begin;
       const { writes, token, operation } = begin;
       const rev = await this.commitOrConflict(writes);
       if (rev === undefined) continue;
@@ -193,9 +192,8 @@ export class Journal {
   }
 
   /** Works out what a call comes to, and the writes that record it. @throws what `intend` throws; MoorageError */
-  private async prepare(call: Call, tokenKey: string, parametersHash: string): Promise<Begin | Recorded> {
+  private async prepare(call: Call, tokenKey: string, parametersHash: string): Promise<Begin> {
     const intent = await call.intend();
-    if (intent.intent === 'nothing') return { resourceId: intent.resourceId, operationId: intent.operationId };
     if (intent.intent === 'operation') this.requireRoom(intent.poolId);
     const now = this.clock.now();
     const token: TokenRecord = {
@@ -204,9 +202,15 @@ export class Journal {
       operationId: intent.operationId ?? '',
       createTime: now,
     };
-    const tokenExpireTime = intent.intent === 'immediate' ? intent.tokenExpireTime : undefined;
+    // Also where nothing is to be done: asked again, when what was found has changed since, it must not do it after all.
+    const tokenExpireTime =
+      intent.intent === 'nothing'
+        ? now + KEPT_MILLISECONDS
+        : intent.intent === 'immediate'
+          ? intent.tokenExpireTime
+          : undefined;
     const writes: Write[] = [
-      ...intent.writes,
+      ...(intent.intent === 'nothing' ? [] : intent.writes),
       putToken(tokenKey, token, 'absent', tokenExpireTime),
       this.membership.liveCheck(),
     ];
