@@ -107,7 +107,8 @@ try {
       writeFileSync(join(folder, `controller-${index + 1}.log`), each.process.log);
     }
     // What each document ever was stands in the servers' append-only files.
-    for (const each of redis?.servers ?? []) cpSync(each.folder, join(folder, `redis-${each.port}`), { recursive: true });
+    for (const each of redis?.servers ?? [])
+      cpSync(each.folder, join(folder, `redis-${each.port}`), { recursive: true });
     const kept = mkdtempSync(join(tmpdir(), 'moorage-soak-kept-'));
     cpSync(folder, kept, { recursive: true });
     console.log(`histories and logs: ${kept}`);
