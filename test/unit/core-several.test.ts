@@ -2,6 +2,7 @@ import { expect } from 'chai';
 import { listAll } from '../../src/core/journal/agents.js';
 import { indexes } from '../../src/core/journal/documents.js';
 import type { ControllerRecord } from '../../src/core/model/operation.js';
+import { StoreError } from '../../src/core/ports/store.js';
 import { admin, CoreWorld, change, volumeRequest } from '../helpers/core-world.js';
 import { waitFor } from '../helpers/wait.js';
 
@@ -230,6 +231,27 @@ describe('core: several controllers on one store', () => {
     const [operation] = await world.running();
     await world.idle();
     expect((await world.volume(operation?.resourceId ?? '')).state).to.equal('available');
+    await world.expectWhole();
+  });
+
+  it('turn calls away that come before they are registered', async () => {
+    let release = (): void => undefined;
+    const until = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    let held = false;
+    world.storeFault = (method) => {
+      if (method !== 'commit' || held) return undefined;
+      held = true;
+      return until;
+    };
+    const starting = world.start();
+    await waitFor('one to register', () => held);
+    const failed: unknown = await world.createVolume().catch((error: unknown) => error);
+    expect(failed).to.be.instanceOf(StoreError).and.have.property('kind', 'unavailable');
+    release();
+    await starting;
+    await world.createVolume();
     await world.expectWhole();
   });
 

@@ -97,8 +97,12 @@ export class Membership {
     return !this.lost && this.clock.monotonic() - this.lastBeatStarted < this.settings.beatTimeoutMilliseconds / 2;
   }
 
-  /** The write that every commit carries: it passes only while this controller is live. */
+  /**
+   * The write that every commit carries: it passes only while this controller is live.
+   * @throws StoreError `unavailable` before this start is registered: one that begins anew is asked already
+   */
   liveCheck(): Write {
+    if (this.recordRev === 0) throw new StoreError('unavailable', 'This controller is not registered yet.');
     return { kind: 'check', key: keys.controller(this.inc), expect: this.recordRev };
   }
 
