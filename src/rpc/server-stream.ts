@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import type { handleServerStreamingCall, ServerWritableStream } from '@grpc/grpc-js';
 import { MoorageError } from '../core/errors.js';
+import type { Clock } from '../core/ports/clock.js';
 import type { Caller } from '../core/services/types.js';
 import { translateError } from './errors.js';
 import { contextOf } from './interceptors/context.js';
@@ -53,7 +54,7 @@ async function answer<Request, Response>(
     };
     for await (const message of method(call.request, caller, environment.stopping)) {
       if (cancelled.signal.aborted) return;
-      if (!call.write(message)) await drained(call, cancelled.signal);
+      if (!call.write(message)) await drained(call, cancelled.signal, environment.clock);
     }
     if (!cancelled.signal.aborted) call.end();
   } catch (error) {
@@ -64,10 +65,15 @@ async function answer<Request, Response>(
   }
 }
 
-async function drained(call: ServerWritableStream<unknown, unknown>, cancelled: AbortSignal): Promise<void> {
+async function drained(
+  call: ServerWritableStream<unknown, unknown>,
+  cancelled: AbortSignal,
+  clock: Clock,
+): Promise<void> {
   const given = new AbortController();
+  const over = new AbortController();
   const stop = () => given.abort();
-  const timer = setTimeout(stop, STALL_MILLISECONDS);
+  void clock.sleep(STALL_MILLISECONDS, over.signal).then(stop);
   cancelled.addEventListener('abort', stop, { once: true });
   try {
     await once(call, 'drain', { signal: given.signal });
@@ -83,7 +89,7 @@ async function drained(call: ServerWritableStream<unknown, unknown>, cancelled: 
       },
     );
   } finally {
-    clearTimeout(timer);
+    over.abort();
     cancelled.removeEventListener('abort', stop);
   }
 }

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Services } from '../../src/core/services/types.js';
 import { type EndedCall, type Listener, type RunningServer, startServer } from '../../src/rpc/index.js';
 import type { CallEnvironment } from '../../src/rpc/unary.js';
@@ -9,10 +10,12 @@ export interface TestServer {
   readonly unexpected: { readonly requestId: string; readonly error: unknown }[];
 }
 
-const clock: CallEnvironment['clock'] = {
+/** Time as it is. */
+export const realClock: CallEnvironment['clock'] = {
   now: () => Date.now(),
   monotonic: () => performance.now(),
-  sleep: (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds).unref()),
+  sleep: (milliseconds, signal) =>
+    sleep(milliseconds, undefined, { ref: false, ...(signal && { signal }) }).catch(() => undefined),
 };
 
 /** Serves the services at the listeners. */
@@ -20,6 +23,7 @@ export async function serve(
   services: Services,
   listeners: readonly Listener[],
   limits = { messageBytes: 1 << 20, concurrentCalls: 64 },
+  clock = realClock,
 ): Promise<TestServer> {
   const ended: EndedCall[] = [];
   const unexpected: TestServer['unexpected'] = [];

@@ -6,7 +6,7 @@ import { MoorageError } from '../../src/core/errors.js';
 import type { EventService, WatchRequest } from '../../src/core/services/types.js';
 import { clients } from '../../src/rpc/definitions.js';
 import { fakeServices, sampleExport, sampleVolume } from '../helpers/fake-services.js';
-import { plainListener, serve, type TestServer } from '../helpers/server.js';
+import { plainListener, realClock, serve, type TestServer } from '../helpers/server.js';
 import { waitFor } from '../helpers/wait.js';
 
 const volume = (resumeToken: string, displayName = 'db') => ({
@@ -24,9 +24,9 @@ describe('watching over gRPC', function () {
     await Promise.all(servers.splice(0).map(({ server }) => server.stop(0)));
   });
 
-  async function started(watch: EventService['watch'], address = plainListener.address) {
+  async function started(watch: EventService['watch'], clock = realClock) {
     const fake = fakeServices({ 'events.watch': watch });
-    const test = await serve(fake.services, [{ ...plainListener, address }]);
+    const test = await serve(fake.services, [plainListener], undefined, clock);
     servers.push(test);
     const endpoint = test.server.addresses[0] ?? '';
     return { ...fake, test, endpoint };
@@ -141,6 +141,107 @@ describe('watching over gRPC', function () {
     } finally {
       session.destroy();
     }
+  });
+
+  /** Many large messages behind the place of the token, and then silence; and whether somebody reads. */
+  function manyFrom(messages: number) {
+    const made = { last: 0, running: 0 };
+    const watch: EventService['watch'] = async function* ({ resumeToken }, caller) {
+      made.running += 1;
+      try {
+        for (let next = Number(resumeToken.slice(1)) + 1; next <= messages; next += 1) {
+          made.last = next;
+          yield volume(`t${next}`, 'x'.repeat(8_192));
+        }
+        await new Promise<void>((resolve) => caller.signal?.addEventListener('abort', () => resolve()));
+      } finally {
+        made.running -= 1;
+      }
+    };
+    return { made, watch };
+  }
+
+  /** A clock on which a minute passes when the test says so: for each who waits for one then. */
+  function clockOfMinutes() {
+    const waiting = new Set<() => void>();
+    const clock: typeof realClock = {
+      ...realClock,
+      sleep: (milliseconds, signal) =>
+        milliseconds < 60_000
+          ? realClock.sleep(milliseconds, signal)
+          : new Promise((resolve) => {
+              waiting.add(resolve);
+              signal?.addEventListener('abort', () => {
+                waiting.delete(resolve);
+                resolve();
+              });
+            }),
+    };
+    const pass = (): void => {
+      for (const wake of waiting) wake();
+    };
+    return { clock, waiting, pass };
+  }
+
+  it('ends a stream off which nothing was taken for a minute, and says so behind what was written', async () => {
+    const { clock, waiting, pass } = clockOfMinutes();
+    const { made, watch } = manyFrom(10_000);
+    const { endpoint, test } = await started(watch, clock);
+    const session = connectHttp2(`http://${endpoint}`);
+    try {
+      const path = '/moorage.v1.EventService/Watch';
+      const headers = { ':method': 'POST', ':path': path, 'content-type': 'application/grpc', te: 'trailers' };
+      const stream = session.request(headers);
+      stream.end(Buffer.alloc(5));
+      await waitFor('the stream to be full', async () => {
+        const before = made.last;
+        await new Promise((resolve) => setTimeout(resolve, 200));
+        return waiting.size === 1 && made.last === before;
+      });
+      expect(made.running).to.equal(1);
+      pass();
+      await waitFor('nobody to read any more', async () => made.running === 0);
+      const written = made.last;
+      expect(test.unexpected).to.deep.equal([]);
+      const trailers = new Promise<Record<string, unknown>>((resolve) => stream.once('trailers', resolve));
+      let bytes = 0;
+      stream.on('data', (chunk: Buffer) => {
+        bytes += chunk.length;
+      });
+      expect(await trailers).to.include({ 'grpc-status': String(status.UNAVAILABLE) });
+      expect(bytes).to.be.above(written * 8_192);
+      await waitFor('it to be counted', async () => test.ended.length === 1);
+      expect(test.ended[0]).to.include({ code: 'UNAVAILABLE' });
+      expect(waiting.size).to.equal(0);
+    } finally {
+      session.destroy();
+    }
+  });
+
+  it('a caller who stood still for a minute goes on where it was: it is told everything, and nothing twice', async () => {
+    const { clock, waiting, pass } = clockOfMinutes();
+    const messages = 600;
+    const { made, watch } = manyFrom(messages);
+    const { endpoint, seen, test } = await started(watch, clock);
+    const tokens: string[] = [];
+    for await (const { resumeToken } of client(endpoint).watch({})) {
+      tokens.push(resumeToken);
+      if (tokens.length === 20) {
+        await waitFor('the stream to be full', async () => {
+          const before = made.last;
+          await new Promise((resolve) => setTimeout(resolve, 200));
+          return waiting.size === 1 && made.last === before;
+        });
+        expect(made.last).to.be.below(messages);
+        pass();
+        await waitFor('nobody to read any more', async () => made.running === 0);
+      }
+      if (tokens.length === messages) break;
+    }
+    expect(tokens).to.deep.equal(Array.from({ length: messages }, (_, index) => `t${index + 1}`));
+    expect(seen.length).to.equal(2);
+    await waitFor('both to be counted', async () => test.ended.length === 2);
+    expect(test.ended.map(({ code }) => code)).to.deep.equal(['UNAVAILABLE', 'CANCELLED']);
   });
 
   it('ends what it reads when the caller ends the watch, by its signal or by leaving the loop', async () => {
