@@ -282,5 +282,52 @@ describe('core: exports', () => {
       const remove = world.core.services.nodes.remove({ ...mutation(), id: 'node-a', etag: '' }, admin());
       await expectFailure(remove, 'FAILED_PRECONDITION', 'NODE_IN_USE');
     });
+
+    /** Holds the answer of the next call of a kind back until told; resolves once it is held. */
+    function holdNext(wanted: 'getMany' | 'list'): { readonly held: Promise<void>; readonly release: () => void } {
+      let [release, isHeld] = [(): void => undefined, (): void => undefined];
+      const until = new Promise<void>((resolve) => {
+        release = resolve;
+      });
+      const held = new Promise<void>((resolve) => {
+        isHeld = resolve;
+      });
+      world.storeFault = (method) => {
+        if (method !== wanted) return undefined;
+        world.storeFault = () => undefined;
+        isHeld();
+        return until;
+      };
+      return { held, release };
+    }
+
+    it('a node is not removed when an export begins, or has even ended, after the look at its exports', async () => {
+      const request = { ...mutation(), id: 'node-a', etag: '' };
+      const begun = holdNext('list');
+      const remove = world.core.services.nodes.remove(request, admin());
+      await begun.held;
+      const exportId = (await world.export(volumeId, 'node-a')).resource.value.id;
+      begun.release();
+      await expectFailure(remove, 'FAILED_PRECONDITION', 'NODE_IN_USE');
+      await world.unexport(exportId);
+      // One that is exported to another node is nothing to it.
+      const other = holdNext('list');
+      const again = world.core.services.nodes.remove({ ...mutation(), id: 'node-a', etag: '' }, admin());
+      await other.held;
+      await world.export(volumeId, 'node-b');
+      other.release();
+      await again;
+      await expectFailure(world.core.services.nodes.get('node-a', admin()), 'NOT_FOUND');
+    });
+
+    it('an export whose node is removed after it was looked at fails', async () => {
+      // It looks at the volume's other exports right after the node.
+      const looked = holdNext('getMany');
+      const exported = world.export(volumeId, 'node-a');
+      await looked.held;
+      await world.core.services.nodes.remove({ ...mutation(), id: 'node-a', etag: '' }, admin());
+      looked.release();
+      await expectFailure(exported, 'NOT_FOUND');
+    });
   });
 });

@@ -12,7 +12,14 @@ import type {
   Tombstone,
   Volume,
 } from '../model/resources.js';
-import { COMMIT_REVISION, type Expectation, type IndexEntry, type Store, type Write } from '../ports/store.js';
+import {
+  COMMIT_REVISION,
+  type Expectation,
+  type IndexEntry,
+  type Store,
+  type StoredDocument,
+  type Write,
+} from '../ports/store.js';
 
 /*
  * Which document has which key and stands in which indexes. This is the schema of the store: every put of the core is made
@@ -26,6 +33,8 @@ export const keys = {
   export: (id: string) => `export/${id}`,
   grant: (id: string) => `grant/${id}`,
   node: (id: string) => `node/${id}`,
+  /** Changes with each export that begins on a node ({@link putNewExport}). */
+  nodeExports: (nodeId: string) => `node-exports/${nodeId}`,
   pool: (id: string) => `pool/${id}`,
   place: (cluster: string, cephPool: string) => `place/${encodeURIComponent(cluster)}/${cephPool}`,
   operation: (id: string) => `op/${id}`,
@@ -173,6 +182,15 @@ export function putExport(item: Export, expect: Expectation): Write {
   ]);
 }
 
+/**
+ * Puts an export that begins, with a document of its node that changes with each. Whoever removes the node reads that document
+ * before it looks for exports: a revision that is only checked by a begin would not show it one that is committed after its
+ * look. The node itself is not changed, so that exports on one node do not disturb each other, or those who watch.
+ */
+export function putNewExport(item: Export): readonly Write[] {
+  return [putExport(item, 'absent'), put(keys.nodeExports(item.nodeId), 'any', { exportId: item.id }, [])];
+}
+
 /** Puts a grant; it goes a day after it could last be redeemed, unless it was: then it lives as long as its export, and a day. */
 export function putGrant(grant: Grant, expect: Expectation): Write {
   const entries =
@@ -205,6 +223,20 @@ export async function expireDependents(
     after = page.cursor;
   } while (after !== undefined);
   return writes;
+}
+
+/** Removes a node, unless an export began on it since {@link keys.nodeExports} was read. @param now milliseconds since the epoch */
+export function removeNode(
+  node: StoredDocument<Node>,
+  begun: StoredDocument<unknown> | undefined,
+  now: number,
+): readonly Write[] {
+  const key = keys.nodeExports(node.value.id);
+  return [
+    { kind: 'delete', key: node.key, expect: node.rev },
+    begun === undefined ? { kind: 'check', key, expect: 'absent' } : { kind: 'delete', key, expect: begun.rev },
+    putGone('node', { id: node.value.id, state: 'gone', goneTime: now }),
+  ];
 }
 
 /** Puts a node. */

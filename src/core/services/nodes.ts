@@ -1,6 +1,6 @@
 import { isIP } from 'node:net';
 import { invalidField, MoorageError } from '../errors.js';
-import { expireDependents, indexes, KEPT_MILLISECONDS, keys, putGone, putNode } from '../journal/documents.js';
+import { expireDependents, indexes, KEPT_MILLISECONDS, keys, putNode, removeNode } from '../journal/documents.js';
 import type { Journal } from '../journal/journal.js';
 import type { Node } from '../model/resources.js';
 import { requireClientToken, requireName, requireTags, requireText } from '../model/validation.js';
@@ -103,6 +103,8 @@ export class Nodes implements NodeService {
     requireClientToken(request.clientToken);
     requireName('node_id', request.id);
     const intend = async () => {
+      // Before the look at the exports: the removal passes only if none began since.
+      const begun = await this.core.store.get(keys.nodeExports(request.id));
       const document = await this.core.store.get<Node>(keys.node(request.id));
       if (document === undefined) return { intent: 'nothing' as const, resourceId: request.id, operationId: '' };
       requireEtag(document, request.etag);
@@ -120,16 +122,13 @@ export class Nodes implements NodeService {
           },
         );
       }
-      // An export that begins meanwhile checks the node's revision, which this delete ends.
-      const remove = { kind: 'delete' as const, key: document.key, expect: document.rev };
       const now = this.core.clock.now();
-      const gone = putGone('node', { id: request.id, state: 'gone', goneTime: now });
       const tokenExpireTime = now + KEPT_MILLISECONDS;
       const tokens = await expireDependents(this.core.store, request.id, tokenExpireTime);
       return {
         intent: 'immediate' as const,
         resourceId: request.id,
-        writes: [remove, gone, ...tokens],
+        writes: [...removeNode(document, begun, now), ...tokens],
         tokenExpireTime,
       };
     };

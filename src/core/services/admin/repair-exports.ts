@@ -1,6 +1,13 @@
 import { MoorageError } from '../../errors.js';
 import type { Next, PhaseContext } from '../../journal/definition.js';
-import { expireDependents, KEPT_MILLISECONDS, keys, putExport, putVolume } from '../../journal/documents.js';
+import {
+  expireDependents,
+  KEPT_MILLISECONDS,
+  keys,
+  putExport,
+  putNewExport,
+  putVolume,
+} from '../../journal/documents.js';
 import type { Export, Pool, Snapshot, Tombstone, Volume } from '../../model/resources.js';
 import type { StoredDocument, Write } from '../../ports/store.js';
 import { type ExportIdentity, readEntry } from '../catalogue.js';
@@ -147,6 +154,6 @@ export async function adoptExport(
       descriptorLifetimeMilliseconds: identity.descriptorLifetimeMilliseconds ?? DEFAULT_DESCRIPTOR_LIFETIME,
     };
     const exportIds = [...others, id];
-    return [putExport(item, 'absent'), putVolume({ ...volume.value, exportIds, updateTime: now }, volume.rev)];
+    return [...putNewExport(item), putVolume({ ...volume.value, exportIds, updateTime: now }, volume.rev)];
   });
 }

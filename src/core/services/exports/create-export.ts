@@ -6,6 +6,7 @@ import {
   keys,
   putExport,
   putGrant,
+  putNewExport,
   putTombstone,
   putVolume,
 } from '../../journal/documents.js';
@@ -93,7 +94,7 @@ export async function intendExport(
       ...ancestors.map((ancestor) => ({ resourceId: ancestor.id, mode: 'shared' as const })),
     ],
     writes: [
-      putExport(item, 'absent'),
+      ...putNewExport(item),
       putVolume({ ...volume, exportIds: [...volume.exportIds, item.id], updateTime: now }, volumeDocument.rev),
       { kind: 'check', key: node.key, expect: node.rev },
       ...(grant === undefined ? [] : [putGrant({ ...grant.value, exportId: item.id }, grant.rev)]),
