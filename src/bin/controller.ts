@@ -10,13 +10,16 @@ import { isReplicated, type Store, StoreError } from '../core/ports/store.js';
 import type { Services } from '../core/services/types.js';
 import { loadOrCreateControllerKeyFile } from '../descriptor/index.js';
 import {
+  type AuditLog,
   backendObserver,
+  type CallObserver,
   callObserver,
   coreEvents,
   createMetrics,
   type Logger,
   type Metrics,
   type MetricsServer,
+  openAuditLog,
   startMetricsServer,
 } from '../observability/index.js';
 import { type Listener, type RunningServer, startServer } from '../rpc/index.js';
@@ -63,6 +66,8 @@ export interface Controller {
   readonly addresses: readonly string[];
   /** Where metrics are served. */
   readonly metricsAddress: string | undefined;
+  /** Goes on in new files where old ones were moved away (SIGHUP). */
+  reopenLogs(): void;
   /** Drains: calls get their answers, running operations their time; then everything ends in good order. */
   stop(): Promise<void>;
 }
@@ -74,6 +79,7 @@ export interface Controller {
 export async function startController(configuration: Configuration, logger: Logger): Promise<Controller> {
   await mkdir(configuration.state_directory, { recursive: true, mode: 0o700 });
   const metrics = createMetrics();
+  const audit = auditLogOf(configuration, logger);
   const store = await openStore(configuration, coreEvents(logger));
   const life = new Life(configuration, logger, metrics, store);
   let server: RunningServer | undefined;
@@ -85,6 +91,7 @@ export async function startController(configuration: Configuration, logger: Logg
     await life.stop(Math.max(0, drain - (performance.now() - began)));
     await metricsServer?.stop();
     await store.close();
+    audit?.close();
   };
   try {
     const keys = await loadMasterKey(configuration);
@@ -102,7 +109,7 @@ export async function startController(configuration: Configuration, logger: Logg
         unexpectedError: (requestId, method, error) =>
           logger.error({ request_id: requestId, method, err: error }, 'a call failed in a way that nobody foresaw'),
       },
-      observer: callObserver(logger, metrics),
+      observer: both(callObserver(logger, metrics), audit),
       limits: {
         messageBytes: configuration.limits.message_size,
         concurrentCalls: configuration.limits.concurrent_calls,
@@ -115,7 +122,30 @@ export async function startController(configuration: Configuration, logger: Logg
     await stop().catch((second: unknown) => logger.error({ err: second }, 'stopping after a failed start failed too'));
     throw error;
   }
-  return { addresses: server.addresses, metricsAddress: metricsServer?.address, stop };
+  return {
+    addresses: server.addresses,
+    metricsAddress: metricsServer?.address,
+    reopenLogs: () => audit?.reopen(),
+    stop,
+  };
+}
+
+function auditLogOf({ audit }: Configuration, logger: Logger): AuditLog | undefined {
+  if (audit.file === undefined) return undefined;
+  return openAuditLog(audit.file, (error) =>
+    logger.error({ err: error }, 'the audit log lacks a line that could not be written'),
+  );
+}
+
+function both(calls: CallObserver, audit: AuditLog | undefined): CallObserver {
+  if (audit === undefined) return calls;
+  return {
+    callBegan: (method) => calls.callBegan(method),
+    callEnded(call) {
+      audit.callEnded(call);
+      calls.callEnded(call);
+    },
+  };
 }
 
 /**

@@ -166,6 +166,7 @@ function withAbsolutePaths(configuration: Configuration, folder: string): Config
         ? configuration.master_key
         : { file: absolute(configuration.master_key.file) },
     descriptor_key: absolute(configuration.descriptor_key),
+    audit: configuration.audit.file === undefined ? {} : { file: absolute(configuration.audit.file) },
     backup_directory: absolute(configuration.backup_directory ?? join(configuration.state_directory, 'backup')),
     state_directory: absolute(configuration.state_directory),
     run_directory: absolute(configuration.run_directory),

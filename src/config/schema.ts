@@ -212,6 +212,7 @@ const settings = z.strictObject({
         .optional(),
     })
     .prefault({}),
+  audit: z.strictObject({ file: path.optional() }).prefault({}),
   log: z
     .strictObject({
       level: z

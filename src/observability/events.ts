@@ -14,6 +14,12 @@ export interface EndedCall {
   readonly milliseconds: number;
   /** Sentence of the status; empty for OK. */
   readonly message: string;
+  /** Where it came from. */
+  readonly peer: string;
+  /** What it is about: ids and names by the API's field names. */
+  readonly subjects: Readonly<Record<string, string | boolean>>;
+  /** Whether it belongs into the audit log. */
+  readonly audited: boolean;
 }
 
 /** Hears of calls of the API. */

@@ -5,10 +5,18 @@ import type { Role } from '../core/services/types.js';
  * the core's to see to; here it is only said which methods a role may call at all.
  */
 
-const reads: readonly Role[] = ['admin', 'reader'];
-const readsOfNodesToo: readonly Role[] = ['admin', 'node', 'reader'];
-const nodesToo: readonly Role[] = ['admin', 'node'];
-const admins: readonly Role[] = ['admin'];
+/** What the table says of one method. */
+export interface MethodRule {
+  readonly roles: readonly Role[];
+  /** Whether it changes anything: then each call of it is in the audit log. */
+  readonly changes: boolean;
+}
+
+const reads: MethodRule = { roles: ['admin', 'reader'], changes: false };
+const readsOfNodesToo: MethodRule = { roles: ['admin', 'node', 'reader'], changes: false };
+const checks: MethodRule = { roles: ['admin'], changes: false };
+const nodesToo: MethodRule = { roles: ['admin', 'node'], changes: true };
+const admins: MethodRule = { roles: ['admin'], changes: true };
 
 const storage = '/moorage.v1.StorageControllerService';
 const node = '/moorage.v1.NodeService';
@@ -17,8 +25,8 @@ const operation = '/moorage.v1.OperationService';
 const event = '/moorage.v1.EventService';
 const admin = '/moorage.v1.AdminService';
 
-/** Every method of the API and the roles that may call it. */
-export const rolesOfMethod: Readonly<Record<string, readonly Role[]>> = {
+/** Every method of the API, the roles that may call it, and whether it changes anything. */
+export const methodRules: Readonly<Record<string, MethodRule>> = {
   [`${storage}/CreateVolume`]: admins,
   [`${storage}/GetVolume`]: reads,
   [`${storage}/ListVolumes`]: reads,
@@ -52,7 +60,7 @@ export const rolesOfMethod: Readonly<Record<string, readonly Role[]>> = {
   [`${operation}/ListOperations`]: reads,
   [`${operation}/WaitOperation`]: reads,
   [`${operation}/CancelOperation`]: admins,
-  [`${admin}/Check`]: admins,
+  [`${admin}/Check`]: checks,
   [`${admin}/Repair`]: admins,
   [`${admin}/Rebuild`]: admins,
   [`${admin}/BackupStore`]: admins,
@@ -63,5 +71,10 @@ const open = /^\/grpc\.(health\.v1\.Health|reflection\.v1(alpha)?\.ServerReflect
 
 /** Whether the role may call the method. A method that is not in the table: nobody. */
 export function mayCall(role: Role, method: string): boolean {
-  return open.test(method) || (rolesOfMethod[method]?.includes(role) ?? false);
+  return open.test(method) || (methodRules[method]?.roles.includes(role) ?? false);
+}
+
+/** Whether a call of the method changes anything. One that is not in the table is taken for one that does. */
+export function isChange(method: string): boolean {
+  return !open.test(method) && (methodRules[method]?.changes ?? true);
 }

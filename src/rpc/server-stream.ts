@@ -5,6 +5,7 @@ import type { Clock } from '../core/ports/clock.js';
 import type { Caller } from '../core/services/types.js';
 import { translateError } from './errors.js';
 import { contextOf } from './interceptors/context.js';
+import { subjectsOfRequest } from './subjects.js';
 import { type CallEnvironment, requireReadable } from './unary.js';
 
 /** What a streaming method does: a request in, messages out as fast as they are taken, MoorageErrors thrown. */
@@ -43,6 +44,7 @@ async function answer<Request, Response>(
   call.on('cancelled', () => cancelled.abort());
   try {
     requireReadable(call.request, context.method);
+    context.subjects = subjectsOfRequest(call.request);
     const { principal, requestId } = context;
     if (principal === undefined) throw new Error('A call reached its handler without a principal.');
     const caller = {

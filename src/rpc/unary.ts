@@ -4,6 +4,7 @@ import type { Clock } from '../core/ports/clock.js';
 import type { Caller } from '../core/services/types.js';
 import { translateError } from './errors.js';
 import { contextOf } from './interceptors/context.js';
+import { subjectsOfAnswer, subjectsOfRequest } from './subjects.js';
 
 /** What a method does: a request in, a response out, MoorageErrors thrown. */
 export type Method<Request, Response> = (request: Request, caller: Caller) => Promise<Response>;
@@ -57,6 +58,7 @@ async function answer<Request, Response>(
   const context = contextOf(call.metadata);
   try {
     requireReadable(call.request, context.method);
+    context.subjects = subjectsOfRequest(call.request);
     const principal = context.principal;
     if (principal === undefined) throw new Error('A call reached its handler without a principal.');
     const cancelled = new AbortController();
@@ -68,6 +70,7 @@ async function answer<Request, Response>(
       signal: cancelled.signal,
       requestId: context.requestId,
     });
+    context.subjects = { ...context.subjects, ...subjectsOfAnswer(response) };
     callback(null, response);
   } catch (error) {
     const { status, unexpected } = translateError(error, context.requestId);

@@ -92,7 +92,15 @@ describe('observability', () => {
       const method = '/moorage.v1.PoolService/GetPool';
       observer.callBegan(method);
       expect(await text(metrics)).to.contain('moorage_rpc_calls_running 1');
-      const call = { requestId: 'r1', method, principal: 'alice', role: 'admin', milliseconds: 3, message: '' };
+      const call = {
+        ...{ peer: '127.0.0.1:1', subjects: {}, audited: false },
+        requestId: 'r1',
+        method,
+        principal: 'alice',
+        role: 'admin',
+        milliseconds: 3,
+        message: '',
+      };
       observer.callEnded({ ...call, code: 'OK' });
       observer.callBegan(method);
       observer.callEnded({ ...call, code: 'INTERNAL', message: 'Something' });

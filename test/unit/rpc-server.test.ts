@@ -10,7 +10,7 @@ import { MoorageError } from '../../src/core/errors.js';
 import { StoreError } from '../../src/core/ports/store.js';
 import { clients, services as definitions } from '../../src/rpc/definitions.js';
 import { ListenError, type Listener } from '../../src/rpc/index.js';
-import { rolesOfMethod } from '../../src/rpc/roles.js';
+import { methodRules } from '../../src/rpc/roles.js';
 import { TestAuthority } from '../helpers/certificates.js';
 import { fakeServices, sampleExport, sampleVolume } from '../helpers/fake-services.js';
 import { plainListener, serve, type TestServer } from '../helpers/server.js';
@@ -299,7 +299,7 @@ describe('the API server', () => {
 
   it('has a role for every method, and every role for a method that is there', () => {
     const paths = Object.values(definitions).flatMap((each) => Object.values(each).map((method) => method.path));
-    expect(Object.keys(rolesOfMethod).sort()).to.deep.equal(paths.sort());
+    expect(Object.keys(methodRules).sort()).to.deep.equal(paths.sort());
   });
 
   describe('over TLS', () => {
@@ -328,7 +328,7 @@ describe('the API server', () => {
       running = await serve(fake.services, [tls]);
       for (const role of ['admin', 'node', 'reader'] as const) {
         const client = as(authority, authority.client(role, `/OU=${role}/CN=${role}-1`));
-        for (const [path, allowed] of Object.entries(rolesOfMethod)) {
+        for (const [path, { roles: allowed }] of Object.entries(methodRules)) {
           fake.seen.length = 0;
           const { error } = await call(
             client,

@@ -1,5 +1,6 @@
 import type { Metadata, ServerInterceptor } from '@grpc/grpc-js';
 import type { Role } from '../../core/services/types.js';
+import type { Subjects } from '../subjects.js';
 
 /** What the interceptors learn about a call, for each other and for the handlers. */
 export interface CallContext {
@@ -8,6 +9,10 @@ export interface CallContext {
   readonly method: string;
   /** performance.now() when the call came in. */
   readonly startTime: number;
+  /** Where the call came from, as the transport has it: "192.0.2.7:41234", or the name of a unix socket. */
+  readonly peer: string;
+  /** What the call is about, for the audit log. */
+  subjects: Subjects;
   principal: { readonly name: string; readonly role: Role } | undefined;
 }
 

@@ -6,6 +6,9 @@ import {
   status,
   Metadata as Trailers,
 } from '@grpc/grpc-js';
+import type { Role } from '../../core/services/types.js';
+import { isChange } from '../roles.js';
+import type { Subjects } from '../subjects.js';
 import { type CallContext, setContext } from './context.js';
 
 /** One call that has ended, for the access log and the metrics. */
@@ -20,6 +23,19 @@ export interface EndedCall {
   readonly milliseconds: number;
   /** Sentence of the status; empty for OK. */
   readonly message: string;
+  /** Where it came from. */
+  readonly peer: string;
+  /** What it is about. */
+  readonly subjects: Subjects;
+  /** Whether it belongs into the audit log: it changes something, or was refused for want of a right. */
+  readonly audited: boolean;
+}
+
+/** What a node is told of what is not its own is what it is told of what never was, so that this is a refusal too. */
+const refusals: readonly string[] = ['UNAUTHENTICATED', 'PERMISSION_DENIED'];
+
+function isAudited(method: string, role: Role | undefined, code: string): boolean {
+  return isChange(method) || refusals.includes(code) || (role === 'node' && code === 'NOT_FOUND');
 }
 
 /** Who wants to hear of calls. */
@@ -55,6 +71,9 @@ export function observe(observer: CallObserver): ServerInterceptor {
         code,
         milliseconds: performance.now() - context.startTime,
         message,
+        peer: context.peer,
+        subjects: context.subjects,
+        audited: isAudited(context.method, context.principal?.role, code),
       });
     };
     return new ServerInterceptingCall(call, {
@@ -65,6 +84,8 @@ export function observe(observer: CallObserver): ServerInterceptor {
               requestId: requestIdOf(metadata),
               method: method.path,
               startTime: performance.now(),
+              peer: call.getPeer(),
+              subjects: {},
               principal: undefined,
             };
             setContext(metadata, context);

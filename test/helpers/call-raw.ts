@@ -1,0 +1,54 @@
+import { type ChannelCredentials, Client, status } from '@grpc/grpc-js';
+import { services as definitions } from '../../src/rpc/definitions.js';
+
+/** How a call ended. */
+export interface RawAnswer {
+  readonly code: status;
+  readonly details: string;
+  /** Of a stream: its first message. */
+  readonly response: Record<string, unknown> | undefined;
+  readonly requestId: string;
+}
+
+/**
+ * Calls any method of the API by its path once, on a connection of its own, and answers also when it fails. A stream is
+ * cancelled after its first message, which then counts as OK.
+ */
+export function callRaw(
+  address: string,
+  security: ChannelCredentials,
+  path: string,
+  request: object,
+  milliseconds = 60_000,
+): Promise<RawAnswer> {
+  const method = Object.values(definitions)
+    .flatMap((definition) => Object.values(definition))
+    .find((each) => each.path === path);
+  if (method === undefined) throw new Error(`There is no method ${path}.`);
+  const client = new Client(address, security, { 'grpc.enable_retries': 0, 'grpc.use_local_subchannel_pool': 1 });
+  const serialize = (value: object): Buffer => method.requestSerialize(value as never);
+  const deserialize = method.responseDeserialize as (bytes: Buffer) => Record<string, unknown>;
+  const options = { deadline: Date.now() + milliseconds };
+  return new Promise<RawAnswer>((resolve) => {
+    let response: Record<string, unknown> | undefined;
+    const call = method.responseStream
+      ? client.makeServerStreamRequest(path, serialize, deserialize, request, options)
+      : client.makeUnaryRequest(path, serialize, deserialize, request, options, (_error, answer) => {
+          response = answer;
+        });
+    if (method.responseStream) {
+      call.on('error', () => undefined);
+      call.on('data', (message: Record<string, unknown>) => {
+        response ??= message;
+        call.cancel();
+      });
+    }
+    call.on('status', (result) => {
+      const requestId = String(result.metadata.get('x-request-id')[0] ?? '');
+      const cut = method.responseStream && response !== undefined;
+      setImmediate(() =>
+        resolve({ code: cut ? status.OK : result.code, details: result.details, response, requestId }),
+      );
+    });
+  }).finally(() => client.close());
+}
