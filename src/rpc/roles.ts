@@ -41,6 +41,7 @@ export const methodRules: Readonly<Record<string, MethodRule>> = {
   [`${storage}/DeleteSnapshot`]: admins,
   [`${storage}/UndeleteSnapshot`]: admins,
   [`${storage}/GrantExport`]: admins,
+  [`${storage}/RevokeGrant`]: admins,
   [`${storage}/Export`]: nodesToo,
   [`${storage}/Unexport`]: nodesToo,
   [`${storage}/GetExport`]: readsOfNodesToo,

@@ -247,6 +247,10 @@ def drive_exports(volume):
         )
     ).grant
     check(grant.id.startswith("grant-") and grant.expire_time.seconds - grant.create_time.seconds == 60, grant)
+    request = v1.RevokeGrantRequest(client_token=token(), grant_id=grant.id)
+    revoked = storage.RevokeGrant(request).grant
+    check(revoked.id == grant.id and revoked.revoke_time.seconds >= grant.create_time.seconds, revoked)
+    check(storage.RevokeGrant(request).grant == revoked, "the same call again gives the same answer")
     direct = v1.DirectExport(node_id="py-node", instance="web1")
     request = v1.ExportRequest(client_token=token(), volume_id=volume.id, direct=direct)
     first = storage.Export(request)

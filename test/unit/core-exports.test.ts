@@ -230,8 +230,30 @@ describe('core: exports', () => {
       const exportId = (await world.export(volumeId, 'node-a')).resource.value.id;
       await expectFailure(world.unexport(exportId, true, node('node-a')), 'PERMISSION_DENIED');
       await expectFailure(world.unexport(exportId, false, node('node-b')), 'NOT_FOUND');
-      await expectFailure(world.core.services.exports.get(exportId, node('node-b')), 'NOT_FOUND');
+      const { exports } = world.core.services;
+      const told = async (id: string, caller = node('node-b')) => {
+        const failures = [exports.get(id, caller), world.unexport(id, false, caller), world.unexport(id, true, caller)];
+        const errors = await Promise.all(failures.map((failure) => expectFailure(failure, 'NOT_FOUND')));
+        return errors.map(({ reason, message, metadata }) =>
+          JSON.stringify({ reason, message, metadata }).replaceAll(id, 'EXPORT'),
+        );
+      };
+      const unknown = await told(newId('exp'));
+      expect(await told(exportId)).to.deep.equal(unknown);
+      const list = { pageSize: 1, pageToken: '', volumeId, nodeId: 'node-a' };
+      expect(await exports.list(list, node('node-b'))).to.deep.equal({ items: [], nextPageToken: '' });
       await world.unexport(exportId, false, node('node-a'));
+      expect(await told(exportId)).to.deep.equal(unknown);
+      expect((await world.unexport(exportId, false, node('node-a'))).resource).to.equal(undefined);
+      // The name of an administrator and of a node may be the same, and a client token is known by the name.
+      const other = await world.createVolume();
+      const direct = {
+        ...{ nodeId: 'node-a', instance: '', migration: false, readOnly: false },
+        descriptorLifetimeMilliseconds: 0,
+      };
+      const request = { ...mutation(), volumeId: other.id, grantId: '', direct };
+      await exports.export(request, callerOf('node-b', 'admin'));
+      await expectFailure(exports.export(request, node('node-b')), 'NOT_FOUND');
     });
   });
 
@@ -267,6 +289,103 @@ describe('core: exports', () => {
       world.ahead += 10;
       await world.registerNode('node-a');
       await expectFailure(redeem(grantId), 'FAILED_PRECONDITION', 'NODE_REPLACED');
+    });
+
+    it('is for one machine: who gets the node’s name later cannot redeem it, whatever the clocks of controllers say', async () => {
+      const grantId = await grant('node-a');
+      await world.core.services.nodes.remove({ ...mutation(), id: 'node-a', etag: '' }, admin());
+      await expectFailure(redeem(grantId), 'NOT_FOUND');
+      world.ahead -= 60_000;
+      await world.registerNode('node-a');
+      await expectFailure(redeem(grantId), 'FAILED_PRECONDITION', 'NODE_REPLACED');
+    });
+
+    it('the export has the instance and the mode of its grant, and the node cannot ask for others', async () => {
+      const grantId = await grant('node-a', { instance: 'web1', readOnly: true });
+      const direct = {
+        ...{ nodeId: 'node-a', instance: 'web2', migration: false, readOnly: false },
+        descriptorLifetimeMilliseconds: 0,
+      };
+      const { exports } = world.core.services;
+      await expectFailure(
+        exports.export({ ...mutation(), volumeId, grantId: '', direct }, node('node-a')),
+        'PERMISSION_DENIED',
+      );
+      await expectFailure(
+        exports.export({ ...mutation(), volumeId, grantId, direct }, node('node-a')),
+        'INVALID_ARGUMENT',
+      );
+      expect((await redeem(grantId)).resource.value).to.include({ instance: 'web1', readOnly: true, grantId });
+    });
+
+    it('one redemption: of many calls at once, with tokens of their own, one export comes', async () => {
+      const grantId = await grant('node-a');
+      const answers = await Promise.all(Array.from({ length: 8 }, () => redeem(grantId)));
+      const ids = new Set(answers.map((answer) => answer.resource.value.id));
+      expect(ids.size).to.equal(1);
+      await world.unexport([...ids][0] ?? '');
+      await expectFailure(redeem(grantId), 'FAILED_PRECONDITION', 'GRANT_REDEEMED');
+    });
+
+    it('one that found the export there is redeemed by it', async () => {
+      const { id } = (await world.export(volumeId, 'node-a')).resource.value;
+      const grantId = await grant('node-a');
+      expect((await redeem(grantId)).resource.value.id).to.equal(id);
+      await world.unexport(id);
+      await expectFailure(redeem(grantId), 'FAILED_PRECONDITION', 'GRANT_REDEEMED');
+    });
+
+    it('one that was taken back cannot be redeemed; what was redeemed before goes on', async () => {
+      const { exports } = world.core.services;
+      const revoke = (grantId: string, clientToken?: string) =>
+        exports.revokeGrant({ ...mutation(), ...(clientToken && { clientToken }), grantId }, admin());
+      const late = await grant('node-a');
+      const dry = await exports.revokeGrant({ ...mutation(), validateOnly: true, grantId: late }, admin());
+      expect(dry.resource.revokeTime).to.be.a('number');
+      const first = await revoke(late, 'once');
+      expect((await revoke(late, 'once')).resource).to.deep.equal(first.resource);
+      expect((await revoke(late)).resource).to.deep.equal(first.resource);
+      await expectFailure(redeem(late), 'FAILED_PRECONDITION', 'GRANT_REVOKED');
+      const grantId = await grant('node-a');
+      const exported = await redeem(grantId);
+      await revoke(grantId);
+      const again = await redeem(grantId);
+      expect(again.resource.value.id).to.equal(exported.resource.value.id);
+      expect(again.descriptor.length).to.be.above(0);
+      await expectFailure(revoke(newId('grant')), 'NOT_FOUND');
+      await expectFailure(revoke('grant-1'), 'INVALID_ARGUMENT');
+    });
+
+    it('taken back while it is redeemed: one of the two comes first, and the other sees it', async () => {
+      for (let round = 0; round < 5; round += 1) {
+        const grantId = await grant('node-a');
+        const [redeemed, revoked] = await Promise.all([
+          redeem(grantId).then(
+            (answer) => answer.resource.value.id,
+            (error: { reason: string }) => error.reason,
+          ),
+          world.core.services.exports.revokeGrant({ ...mutation(), grantId }, admin()),
+        ]);
+        if (redeemed === 'GRANT_REVOKED') expect(revoked.resource.exportId).to.equal('');
+        else await world.unexport(redeemed);
+      }
+    });
+
+    it('another node’s is told from none in no way', async () => {
+      const mine = await grant('node-a');
+      const failure = async (grantId: string, id = volumeId) => {
+        const { code, reason, message, metadata } = await expectFailure(
+          redeem(grantId, node('node-b'), id),
+          'PERMISSION_DENIED',
+        );
+        return JSON.stringify({ code, reason, message, metadata })
+          .replaceAll(grantId, 'GRANT')
+          .replaceAll(id, 'VOLUME');
+      };
+      const unknown = await failure(newId('grant'), newId('vol'));
+      expect(await failure(mine)).to.equal(unknown);
+      await redeem(mine);
+      expect(await failure(mine)).to.equal(unknown);
     });
 
     it('lifetimes that make no sense are refused', async () => {

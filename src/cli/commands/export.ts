@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { type Command, Option } from 'commander';
-import { type Export, pages } from '../../client/index.js';
+import { type Export, type Grant, pages } from '../../client/index.js';
 import { formatDescriptor } from '../../descriptor/index.js';
 import { type CommandContext, calling, withSession } from '../context.js';
 import { CommandFailure, EXIT } from '../exit-codes.js';
@@ -129,18 +129,40 @@ function addGrant(program: Command, context: CommandContext): void {
           },
           session.patient,
         );
-        session.show(
-          grant,
-          properties([
-            ['id', grant?.id ?? ''],
-            ['volume', grant?.volumeId ?? ''],
-            ['node', grant?.nodeId ?? ''],
-            ['instance', grant?.instance ?? ''],
-            ['redeem until', formatTime(grant?.expireTime ?? null)],
-          ]),
-        );
+        session.show(grant, describeGrant(grant));
       }),
     );
+
+  changing(
+    calling(
+      program
+        .command('revoke-grant')
+        .description('take a grant back that was not redeemed; what was exported by it stays so')
+        .argument('<grant>'),
+      'moorage revoke-grant grant-0123456789abcdef0',
+    ),
+  ).action(async (grantId: string, flags: MutationFlags) =>
+    withSession(context, flags, async (session) => {
+      const { grant } = await session.client.revokeGrant({ ...mutation(flags), grantId }, session.patient);
+      session.show(grant, describeGrant(grant));
+      if (grant !== null && grant.exportId !== '') {
+        session.note(`it was redeemed: ${grant.exportId} is there until it is withdrawn (moorage unexport)`);
+      }
+    }),
+  );
+}
+
+function describeGrant(grant: Grant | null): string {
+  if (grant === null) return '';
+  return properties([
+    ['id', grant.id],
+    ['volume', grant.volumeId],
+    ['node', grant.nodeId],
+    ['instance', grant.instance],
+    ['redeem until', formatTime(grant.expireTime)],
+    ['redeemed by', grant.exportId],
+    ['revoked', formatTime(grant.revokeTime)],
+  ]);
 }
 
 async function exportVolume(session: Session, volumeId: string, flags: ExportFlags): Promise<void> {

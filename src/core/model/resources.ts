@@ -116,10 +116,16 @@ export interface Grant {
   readonly createTime: number;
   /** The export that redeemed it; empty before. */
   readonly exportId: string;
+  /** When it was taken back. */
+  readonly revokeTime?: number;
+  /** Node.registration of the node that it is for. */
+  readonly nodeRegistration: string;
 }
 
 export interface Node {
   readonly id: string;
+  /** Made anew each time that a node of this name is made known: who has the name later may be another machine. */
+  readonly registration: string;
   /** X25519, 32 bytes, base64. */
   readonly publicKey: string;
   readonly publicKeyId: string;

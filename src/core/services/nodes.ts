@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { isIP } from 'node:net';
 import { invalidField, MoorageError } from '../errors.js';
 import { expireDependents, indexes, KEPT_MILLISECONDS, keys, putNode, removeNode } from '../journal/documents.js';
@@ -169,6 +170,7 @@ export class Nodes implements NodeService {
     const now = this.core.clock.now();
     return {
       id: request.nodeId,
+      registration: randomUUID(),
       publicKey: Buffer.from(request.publicKey).toString('base64'),
       publicKeyId: this.core.sealer.publicKeyId(request.publicKey),
       storageAddresses: request.storageAddresses,

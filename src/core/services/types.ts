@@ -137,6 +137,10 @@ export interface GrantExport extends Mutation {
   readonly lifetimeMilliseconds: number;
 }
 
+export interface RevokeGrant extends Mutation {
+  readonly grantId: string;
+}
+
 export interface DirectExport {
   readonly nodeId: string;
   readonly instance: string;
@@ -261,6 +265,8 @@ export interface SnapshotService {
 
 export interface ExportService {
   grant(request: GrantExport, caller: Caller): Promise<Changed<Grant>>;
+  /** Takes back one that was not redeemed; cuts nothing off. */
+  revokeGrant(request: RevokeGrant, caller: Caller): Promise<Changed<Grant>>;
   export(request: ExportVolume, caller: Caller): Promise<Exported>;
   /** The resource is undefined when the export is gone. */
   unexport(request: Unexport, caller: Caller): Promise<Changed<Versioned<Export> | undefined>>;

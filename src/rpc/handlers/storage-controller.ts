@@ -125,6 +125,15 @@ export function storageControllerHandlers(
       return { grant: toGrant(resource), operationId };
     }),
 
+    RevokeGrant: unary(environment, async (request, caller) => {
+      const { clientToken, validateOnly, grantId } = request;
+      const { resource, operationId } = await services.exports.revokeGrant(
+        { clientToken, validateOnly, grantId },
+        caller,
+      );
+      return { grant: toGrant(resource), operationId };
+    }),
+
     Export: unary(environment, async (request, caller) => {
       const exported = await services.exports.export(fromExport(request), caller);
       return {

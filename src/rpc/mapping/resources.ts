@@ -86,6 +86,7 @@ export function toGrant(grant: Grant): ApiGrant {
     expireTime: toTimestamp(grant.expireTime),
     createTime: toTimestamp(grant.createTime),
     exportId: grant.exportId,
+    revokeTime: toTimestamp(grant.revokeTime),
   };
 }
 

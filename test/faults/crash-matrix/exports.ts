@@ -133,6 +133,26 @@ export const exportScenarios: readonly Scenario[] = [
     },
   },
   {
+    name: 'RevokeGrant',
+    method: 'RevokeGrant',
+    kind: 'keeps',
+    prepare: async (bench) => {
+      const volumeId = await makeVolume(bench);
+      const { grant } = await bench.client.grantExport({ volumeId, nodeId: bench.node(0).id });
+      const { id: grantId } = given('grant', grant);
+      return {
+        call: async (client, clientToken) => {
+          const revoked = given('grant', (await client.revokeGrant({ grantId, clientToken })).grant);
+          return `${revoked.id} ${JSON.stringify(revoked.revokeTime)}`;
+        },
+        check: async () => {
+          const refusal = await refusalOf(exportOnce(bench, bench.client, volumeId, { node: 0, grantId }));
+          return refusal === 'FAILED_PRECONDITION GRANT_REVOKED' ? [] : [`${grantId}: ${refusal}`];
+        },
+      };
+    },
+  },
+  {
     name: 'Export, by an administrator',
     method: 'Export',
     kind: 'keeps',

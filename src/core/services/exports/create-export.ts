@@ -55,12 +55,14 @@ export async function intendExport(
   if (redeemed !== undefined) return existing(redeemed);
   requireAvailable(volume);
   const node = await getNode(core.store, wish.nodeId);
-  if (grant !== undefined && grant.value.createTime < node.value.createTime) throw grantedToFormer(grant.value);
+  if (grant !== undefined && grant.value.nodeRegistration !== node.value.registration) {
+    throw grantedToFormer(grant.value);
+  }
   const others = await core.store.getMany<Export>(volume.exportIds.map(keys.export));
   // One that ended between the two reads has left the volume's list too: this commit meets a conflict and is judged again.
   const exports = others.flatMap((other) => (other === undefined || other.value.state === 'gone' ? [] : [other.value]));
   const verdict = judge(volume, exports, wish);
-  if ('existing' in verdict) return existing(verdict.existing);
+  if ('existing' in verdict) return joinExisting(verdict.existing, grant);
   const ancestors = await ancestorsOf(core.store, requireImage(volume));
   const now = core.clock.now();
   const item: Export = {
@@ -113,6 +115,15 @@ function existing(item: Export): Intent & { readonly item: Export } {
   };
 }
 
+/** A grant for what is there already is redeemed by that, so that it cannot be redeemed once more after it. */
+function joinExisting(item: Export, grant: StoredDocument<Grant> | undefined): Intent & { readonly item: Export } {
+  const found = existing(item);
+  if (grant === undefined) return found;
+  const operationId = item.state === 'exporting' ? (item.operationId ?? '') : '';
+  const writes = [putGrant({ ...grant.value, exportId: item.id }, grant.rev)];
+  return { intent: 'immediate', resourceId: item.id, operationId, writes, item };
+}
+
 /** The first export of a migration says so too, from when the second is there. */
 function markMigration(item: Export, others: readonly (StoredDocument<Export> | undefined)[]): readonly Write[] {
   if (!item.migration) return [];
@@ -161,6 +172,17 @@ async function findGrant(core: CoreContext, request: ExportVolume, caller: Calle
       `grant_id: ${request.grantId} is no grant of this node for this volume.`,
       {
         reason: 'GRANT_NOT_YOURS',
+      },
+    );
+  }
+  if (document.value.exportId === '' && document.value.revokeTime !== undefined) {
+    const when = new Date(document.value.revokeTime).toISOString();
+    throw new MoorageError(
+      'FAILED_PRECONDITION',
+      `The grant ${request.grantId} was taken back at ${when}. Ask for another one.`,
+      {
+        reason: 'GRANT_REVOKED',
+        metadata: { grant_id: request.grantId },
       },
     );
   }

@@ -16,6 +16,7 @@ import type {
   GrantExport,
   ListExports,
   Page,
+  RevokeGrant,
   Unexport,
   Versioned,
 } from '../types.js';
@@ -62,6 +63,7 @@ export class Exports implements ExportService {
         expireTime: now + lifetime,
         createTime: now,
         exportId: '',
+        nodeRegistration: node.value.registration,
       };
       return {
         intent: 'immediate' as const,
@@ -84,6 +86,28 @@ export class Exports implements ExportService {
     return { resource: document.value, operationId: '' };
   }
 
+  async revokeGrant(request: RevokeGrant, caller: Caller): Promise<Changed<Grant>> {
+    requireClientToken(request.clientToken);
+    requireId('grant', 'grant_id', request.grantId);
+    const intend = async () => {
+      const document = await this.core.store.get<Grant>(keys.grant(request.grantId));
+      if (document === undefined) throw notFound('grant', request.grantId);
+      const nothing = { intent: 'nothing' as const, resourceId: request.grantId, operationId: '' };
+      if (document.value.revokeTime !== undefined) return { ...nothing, grant: document.value };
+      const grant = { ...document.value, revokeTime: this.core.clock.now() };
+      // Whoever redeems it at this moment checks its revision too.
+      const writes = [putGrant(grant, document.rev)];
+      return { intent: 'immediate' as const, resourceId: grant.id, writes, grant };
+    };
+    if (request.validateOnly) return { resource: (await intend()).grant, operationId: '' };
+    const { clientToken, grantId } = request;
+    const call = { method: 'RevokeGrant', principal: caller.name, clientToken, parameters: { grantId }, intend };
+    await this.journal.record(call);
+    const document = await this.core.store.get<Grant>(keys.grant(grantId));
+    if (document === undefined) throw notFound('grant', grantId);
+    return { resource: document.value, operationId: '' };
+  }
+
   async export(request: ExportVolume, caller: Caller): Promise<Exported> {
     requireClientToken(request.clientToken);
     requireId('vol', 'volume_id', request.volumeId);
@@ -102,12 +126,15 @@ export class Exports implements ExportService {
       intend: () => intendExport(this.core, request, caller),
     });
     await settle(this.journal, this.core.clock, recorded, caller);
+    // A client token is known by its caller's name alone, and an administrator may have the name of a node.
+    await this.requireOwn(recorded.resourceId, caller);
     return this.answer(recorded.resourceId, recorded.operationId);
   }
 
   async unexport(request: Unexport, caller: Caller): Promise<Changed<Versioned<Export> | undefined>> {
     requireClientToken(request.clientToken);
     requireId('exp', 'export_id', request.exportId);
+    await this.requireOwn(request.exportId, caller);
     if (request.validateOnly) {
       const { document } = await intendUnexport(this.core, request, caller);
       return { resource: document === undefined ? undefined : versioned(document), operationId: '' };
@@ -127,10 +154,15 @@ export class Exports implements ExportService {
 
   async get(id: string, caller: Caller): Promise<Versioned<Export>> {
     requireId('exp', 'export_id', id);
-    const document = await getExport(this.core.store, id);
-    // Another node's export looks as if it never was.
-    if (caller.role === 'node' && document.value.nodeId !== caller.name) throw notFound('export', id);
-    return versioned(document);
+    await this.requireOwn(id, caller);
+    return versioned(await getExport(this.core.store, id));
+  }
+
+  /** Another node's export looks as if it never was, to a node, also once it is gone. @throws MoorageError NOT_FOUND */
+  private async requireOwn(id: string, caller: Caller): Promise<void> {
+    if (caller.role !== 'node') return;
+    const document = await findExport(this.core.store, id);
+    if (document.value.nodeId !== caller.name) throw notFound('export', id);
   }
 
   list(request: ListExports, caller: Caller): Promise<Page<Export>> {
@@ -139,7 +171,8 @@ export class Exports implements ExportService {
     if (volumeId !== '') requireId('vol', 'volume_id', volumeId);
     return listPage<Export>(this.core.store, this.core.vault, request, caller, {
       filter: ['ListExports', volumeId, nodeId],
-      index: exportIndex(volumeId, nodeId),
+      // A page that ends early would say how many exports of others a volume has.
+      index: caller.role === 'node' ? indexes.exportsOfNode(nodeId) : exportIndex(volumeId, nodeId),
       fits: (item) => (volumeId === '' || item.volumeId === volumeId) && (nodeId === '' || item.nodeId === nodeId),
     });
   }
