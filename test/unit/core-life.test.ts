@@ -250,6 +250,22 @@ describe('core: lives and deaths', () => {
       expect(refusals).to.equal(0);
       expect([...world.fake.cutOff]).to.include(dead);
     });
+
+    it('is waited for without a warning while the fence agent is not there yet', async () => {
+      let absent = true;
+      let asked = 0;
+      world.fake.fault = (method) => {
+        if (method !== 'cutOff' || !absent) return undefined;
+        asked += 1;
+        return { kind: 'not-begun' };
+      };
+      await world.start();
+      await waitFor('it to be asked for several times', () => asked > 5);
+      absent = false;
+      await waitFor('the take-over', () => world.notices.some((notice) => notice.includes('took over')));
+      expect(world.notices.filter((notice) => notice.startsWith('warn'))).to.deep.equal([]);
+      expect(world.notices.filter((notice) => notice.startsWith('info: a take-over waits'))).to.have.length(1);
+    });
   });
 
   describe('the reaper', () => {

@@ -1,4 +1,5 @@
 import type { ControllerRecord, Operation } from '../model/operation.js';
+import { BackendError } from '../ports/backend.js';
 import type { Clock } from '../ports/clock.js';
 import type { CoreEvents } from '../ports/metrics.js';
 import { type Store, type StoredDocument, StoreError, type Write } from '../ports/store.js';
@@ -84,6 +85,7 @@ export class TakeOver {
    */
   async run(): Promise<void> {
     let pause = 50;
+    let waits = false;
     while (!this.membership.signal.aborted) {
       try {
         const mine = await this.inherit();
@@ -95,16 +97,20 @@ export class TakeOver {
         pause = this.settings.beatTimeoutMilliseconds / 5;
       } catch (error) {
         if (this.membership.signal.aborted) return;
-        this.events.notice({
-          level: 'warn',
-          message: 'a take-over is tried again',
-          fields: { inc: this.membership.inc },
-          error,
-        });
+        // After a start the agents are not there yet: nothing has gone wrong.
+        if (error instanceof BackendError && error.failure === 'not-begun') {
+          if (!waits) this.notice('info', `a take-over waits: ${error.message}`);
+          waits = true;
+        } else this.notice('warn', 'a take-over is tried again', error);
         pause = Math.min(pause * 2, this.settings.retryLimitMilliseconds, this.settings.beatTimeoutMilliseconds / 5);
       }
       await this.clock.sleep(pause, this.membership.signal);
     }
+  }
+
+  private notice(level: 'info' | 'warn', message: string, error?: unknown): void {
+    const fields = { inc: this.membership.inc };
+    this.events.notice({ level, message, fields, ...(error === undefined ? {} : { error }) });
   }
 
   /** Whether a dead controller is in good hands already: this one's, or those of another that is not in this one's. */
