@@ -1,5 +1,6 @@
 import type { FenceBackend } from '../core/ports/backend.js';
-import { wireImage } from './mapping.js';
+import type { Step } from '../generated/moorage/backend/v1/Step.js';
+import { milliseconds, wireImage } from './mapping.js';
 import { fenceService } from './protocol.js';
 import type { StepCaller } from './step-caller.js';
 
@@ -94,6 +95,16 @@ export function fenceClient(steps: StepCaller): FenceBackend {
         context,
       );
       return answer.broken;
+    },
+
+    async liftCutOff(pool, addresses, context) {
+      const request = (step: Step) => ({ step, addresses: [...addresses] });
+      await steps.call(pool, 'fence', fenceService.LiftCutOff, request, context);
+    },
+
+    async listCutOff(pool, context) {
+      const { answer } = await steps.call(pool, 'fence', fenceService.ListCutOff, (step) => ({ step }), context);
+      return new Map(answer.entries.map(({ address, expireTime }) => [address, milliseconds(expireTime)]));
     },
   };
 }

@@ -67,6 +67,6 @@ export function coreImageFacts(facts: ImageFacts__Output): ImageFacts {
   };
 }
 
-function milliseconds(time: Timestamp__Output | null): number {
+export function milliseconds(time: Timestamp__Output | null): number {
   return time === null ? 0 : Number(time.seconds) * 1000 + Math.floor(time.nanos / 1_000_000);
 }

@@ -12,6 +12,7 @@ import type { CoreEvents, CoreMetrics } from './ports/metrics.js';
 import type { ProcessIdentity } from './ports/process.js';
 import type { DescriptorSealer, Vault } from './ports/sealer.js';
 import type { Store } from './ports/store.js';
+import { keepCutOffs } from './reaper/cut-offs.js';
 import { forgetLongGone } from './reaper/feed-horizon.js';
 import { removeExpired } from './reaper/janitor.js';
 import { Reaper, type ReaperResult } from './reaper/reaper.js';
@@ -25,6 +26,7 @@ import { ChangeFeed, withCommitListener } from './services/events/feed.js';
 import { createExportDefinition } from './services/exports/create-export.js';
 import { Exports } from './services/exports/exports.js';
 import { removeExportDefinition } from './services/exports/remove-export.js';
+import { fenceNodeDefinition, unfenceNodeDefinition } from './services/node-fence.js';
 import { Nodes } from './services/nodes.js';
 import { Operations } from './services/operations.js';
 import { Pools } from './services/pools.js';
@@ -94,7 +96,7 @@ export function createCore(given: CoreParts): Core {
   const definitions = operationDefinitions(context);
   const hold = new Hold(store);
   const journal = new Journal({ store, clock, events, metrics, settings, membership, definitions, hold });
-  const agents = new Agents({ store, backend: parts.backend, settings, membership, definitions });
+  const agents = new Agents({ store, clock, backend: parts.backend, settings, membership, definitions });
   const watch = new BeatWatch({ store, clock, settings, process: parts.process, inc: membership.inc });
   const takeOver = new TakeOver({ store, clock, events, settings, membership, agents, journal, watch });
   const reaper = new Reaper(context, membership);
@@ -110,6 +112,7 @@ export function createCore(given: CoreParts): Core {
 
   const reapForEver = async (): Promise<void> => {
     let lastSweep = clock.monotonic();
+    let lastKept = lastSweep;
     while (!membership.signal.aborted) {
       await clock.sleep(settings.reaperIntervalMilliseconds, membership.signal);
       if (membership.signal.aborted) return;
@@ -119,6 +122,10 @@ export function createCore(given: CoreParts): Core {
         // What a restored store takes for deleted may have been undeleted since.
         if ((await hold.mark()) !== undefined) continue;
         await reap();
+        if (clock.monotonic() - lastKept >= settings.cutOffIntervalMilliseconds) {
+          lastKept = clock.monotonic();
+          await keepCutOffs(context);
+        }
         await removeExpired(context);
         await forgetLongGone(context);
         if (clock.monotonic() - lastSweep >= settings.sweepIntervalMilliseconds) {
@@ -180,6 +187,8 @@ function operationDefinitions(core: CoreContext): readonly OperationDefinition<n
     undeleteDefinition(core, snapshotTrash(core)),
     createExportDefinition(core),
     removeExportDefinition(core),
+    fenceNodeDefinition(core),
+    unfenceNodeDefinition(core),
     deletePoolDefinition(core),
     repairDefinition(core),
   ];

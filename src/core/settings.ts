@@ -28,6 +28,8 @@ export interface CoreSettings {
   readonly maximumWatchesPerCaller: number;
   /** How long a cut-off client stays cut off, in seconds; at least a day. */
   readonly cutOffExpirySeconds: number;
+  /** How often it is looked whether all who were cut off still are, in milliseconds. */
+  readonly cutOffIntervalMilliseconds: number;
   /**
    * Whether the store is locked to this process, so that every other controller in it is known to be dead (SQLite). Then
    * nobody waits for its beat to stand still.
@@ -57,6 +59,7 @@ export const defaultCoreSettings: CoreSettings = {
   maximumWatches: 256,
   maximumWatchesPerCaller: 32,
   cutOffExpirySeconds: 30 * 24 * 60 * 60,
+  cutOffIntervalMilliseconds: 60_000,
   storeIsExclusive: true,
   sweepIntervalMilliseconds: 3_600_000,
   backupDirectory: '/var/lib/moorage/backup',

@@ -51,6 +51,8 @@ export const methodRules: Readonly<Record<string, MethodRule>> = {
   [`${node}/ListNodes`]: reads,
   [`${node}/UpdateNode`]: admins,
   [`${node}/RemoveNode`]: admins,
+  [`${node}/FenceNode`]: admins,
+  [`${node}/UnfenceNode`]: admins,
   [`${pool}/CreatePool`]: admins,
   [`${pool}/GetPool`]: reads,
   [`${pool}/ListPools`]: reads,

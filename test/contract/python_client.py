@@ -331,6 +331,14 @@ def drive_endings(volume, snapshot, copy):
     for each in (volume, copy):
         storage.DeleteVolume(v1.DeleteVolumeRequest(client_token=token(), volume_id=each.id))
     storage.DeleteSnapshot(v1.DeleteSnapshotRequest(client_token=token(), snapshot_id=snapshot.id))
+    fenced = nodes.FenceNode(
+        v1.FenceNodeRequest(client_token=token(), node_id="py-node", reason="lost")
+    ).node
+    check(fenced.fence_state == v1.NODE_FENCE_STATE_FENCED and fenced.fence_reason == "lost", fenced)
+    let_in = nodes.UnfenceNode(
+        v1.UnfenceNodeRequest(client_token=token(), node_id="py-node", clients_are_dead=True)
+    ).node
+    check(let_in.fence_state == v1.NODE_FENCE_STATE_UNSPECIFIED, let_in)
     request = v1.RemoveNodeRequest(client_token=token(), node_id="py-node")
     nodes.RemoveNode(request)
     nodes.RemoveNode(v1.RemoveNodeRequest(client_token=token(), node_id="py-node"))

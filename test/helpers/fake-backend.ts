@@ -75,6 +75,8 @@ export class FakeBackend {
   /** Clients that are connected as an export's user. */
   readonly sessions = new Map<string, Set<string>>();
   readonly cutOff = new Set<string>();
+  /** Until when, in milliseconds since the epoch. */
+  readonly cutOffUntil = new Map<string, number>();
   readonly violations: string[] = [];
   readonly calls: { readonly method: string; readonly operationId: string; readonly name: string }[] = [];
   /** Called when the data agent dies in a step. */
@@ -143,6 +145,13 @@ export class FakeBackend {
 
   /** The node's host freezes: its watch and its sessions end, its lock stays. */
   freeze(address: string): void {
+    if (address.endsWith(':0/0')) {
+      const host = address.slice(0, -1);
+      const held = [...this.images.values()].flatMap(({ watchers, locks }) => [...watchers, ...locks]);
+      const all = [...[...this.sessions.values()].flatMap((sessions) => [...sessions]), ...held];
+      for (const each of all) if (each.startsWith(host) && each !== address) this.freeze(each);
+      return;
+    }
     for (const sessions of this.sessions.values()) sessions.delete(address);
     for (const image of this.images.values()) image.watchers.delete(address);
   }
@@ -614,9 +623,18 @@ export class FakeBackend {
           if (expirySeconds < 86_400) this.violations.push(`a cut-off of ${expirySeconds} s is too short`);
           for (const address of addresses) {
             this.cutOff.add(address);
+            this.cutOffUntil.set(address, Date.now() + expirySeconds * 1000);
             this.freeze(address);
           }
         }),
+      liftCutOff: (_pool, addresses, context) =>
+        step('liftCutOff', context, () => {
+          for (const address of addresses) {
+            this.cutOff.delete(address);
+            this.cutOffUntil.delete(address);
+          }
+        }),
+      listCutOff: (_pool, context) => step('listCutOff', context, () => new Map(this.cutOffUntil)),
       breakLocks: (_pool, { image: record, ownerAddresses }, context) =>
         step('breakLocks', context, () => {
           const image = record.backendId === '' ? this.find(record.name) : this.images.get(record.backendId);
@@ -659,6 +677,8 @@ const FENCE_METHODS: ReadonlySet<string> = new Set([
   'listClients',
   'cutOff',
   'breakLocks',
+  'liftCutOff',
+  'listCutOff',
 ]);
 
 function isFence(method: string): boolean {

@@ -1,12 +1,14 @@
 import type { Command } from 'commander';
 import { type Node, pages } from '../../client/index.js';
-import { formatNodePublicKey, parseNodePublicKey } from '../../descriptor/index.js';
+import { parseNodePublicKey } from '../../descriptor/index.js';
 import { type CommandContext, calling, withSession } from '../context.js';
 import { CommandFailure, EXIT } from '../exit-codes.js';
 import { type LabelFlags, labelling, updateFields } from '../labels.js';
-import { formatTags, formatTime, properties, table } from '../output.js';
+import { formatTags, formatTime, table } from '../output.js';
 import type { CommonFlags } from '../session.js';
 import { collect, collectTag } from '../values.js';
+import { addNodeFenceCommands } from './node-fence.js';
+import { describeNode, fenceState } from './node-text.js';
 import { changing, mutation } from './volume.js';
 
 interface MutationFlags extends CommonFlags {
@@ -69,11 +71,12 @@ export function addNodeCommands(program: Command, context: CommandContext): void
         const nodes: Node[] = [];
         const read = (pageToken: string) => session.client.listNodes({ pageSize: 1000, pageToken });
         for await (const page of pages(read)) nodes.push(...page.nodes);
-        const head = ['NAME', 'KEY', 'ADDRESSES', 'TAGS', 'REGISTERED'];
+        const head = ['NAME', 'KEY', 'ADDRESSES', 'FENCE', 'TAGS', 'REGISTERED'];
         const rows = nodes.map((node) => [
           node.id,
           node.publicKeyId,
           node.storageAddresses.join(' '),
+          fenceState(node),
           formatTags(node.tags),
           formatTime(node.createTime),
         ]);
@@ -117,6 +120,8 @@ export function addNodeCommands(program: Command, context: CommandContext): void
       session.note(flags.validateOnly ? `${nodeId} could be removed` : `${nodeId} is removed`);
     }),
   );
+
+  addNodeFenceCommands(group, context);
 }
 
 function readPublicKey(text: string): Uint8Array {
@@ -125,17 +130,4 @@ function readPublicKey(text: string): Uint8Array {
   } catch (error) {
     throw new CommandFailure(EXIT.usage, `--public-key: ${(error as Error).message}`);
   }
-}
-
-function describeNode(node: Node | null): string {
-  if (node === null) return '';
-  return properties([
-    ['name', node.id],
-    ['public key', formatNodePublicKey(node.publicKey)],
-    ['key id', node.publicKeyId],
-    ['addresses', node.storageAddresses.join(' ')],
-    ['initiator name', node.initiatorName],
-    ['tags', formatTags(node.tags)],
-    ['registered', formatTime(node.createTime)],
-  ]);
 }

@@ -8,8 +8,10 @@ import {
   BackendError,
   type StepContext,
 } from '../ports/backend.js';
+import type { Clock } from '../ports/clock.js';
 import type { Store, StoredDocument } from '../ports/store.js';
 import type { CoreSettings } from '../settings.js';
+import { cutOffWrites, recordCutOffs } from './cut-offs.js';
 import type { OperationDefinition } from './definition.js';
 import { indexes, keys } from './documents.js';
 import type { Membership } from './membership.js';
@@ -28,6 +30,7 @@ import type { Membership } from './membership.js';
 /** Does the core's part when agents come and go. */
 export class Agents implements AgentLifecycle {
   private readonly store: Store;
+  private readonly clock: Clock;
   private readonly backend: () => Backend;
   private readonly settings: CoreSettings;
   private readonly membership: Membership;
@@ -36,12 +39,14 @@ export class Agents implements AgentLifecycle {
 
   constructor(options: {
     store: Store;
+    clock: Clock;
     backend: () => Backend;
     settings: CoreSettings;
     membership: Membership;
     definitions: readonly OperationDefinition<never>[];
   }) {
     this.store = options.store;
+    this.clock = options.clock;
     this.backend = options.backend;
     this.settings = options.settings;
     this.membership = options.membership;
@@ -68,7 +73,7 @@ export class Agents implements AgentLifecycle {
       agents
         // A late request of a dead fence agent harms nothing (the journal's essay, 5), so nothing of it is cleaned up.
         .filter((one) => one.agentId !== agent.agentId || one.role === 'data')
-        .map((one) => (one.agentId === agent.agentId ? { ...one, dead: true } : one)),
+        .map((one) => (one.agentId === agent.agentId ? { ...one, dead: true, reaped: true } : one)),
     );
   }
 
@@ -100,6 +105,7 @@ export class Agents implements AgentLifecycle {
     const pools = (await this.poolsOf(cluster)).map((document) => document.value);
     if (pools.length > 0) {
       const addresses = [...dead.flatMap((agent) => agent.addresses), ...(await this.connectionsOf(deadIds))];
+      await this.record(cluster, dead);
       for (const pool of pools) {
         try {
           await this.cutOff(pool, [...new Set(addresses)]);
@@ -110,6 +116,23 @@ export class Agents implements AgentLifecycle {
       }
     }
     await this.membership.changeAgents((agents) => agents.filter((agent) => !deadIds.has(agent.agentId)));
+  }
+
+  private async record(cluster: string, dead: readonly AgentRecord[]): Promise<void> {
+    const { store, membership } = this;
+    for (const agent of dead) {
+      const addresses = [...agent.addresses, ...(await this.connectionsOf(new Set([agent.agentId])))];
+      // Its own agents a controller reaps itself, and on the same machine a free file lock proves it.
+      const provenDead = agent.reaped === true || this.settings.storeIsExclusive;
+      const cause = { reason: 'agent', subjectId: agent.agentId, nodeId: '', provenDead } as const;
+      const writes = cutOffWrites(this.clock, cluster, addresses, cause);
+      await recordCutOffs(
+        store,
+        writes,
+        () => membership.liveCheck(),
+        () => membership.refresh(),
+      );
+    }
   }
 
   private async cutOff(pool: Pool, addresses: readonly string[]): Promise<void> {

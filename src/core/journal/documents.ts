@@ -1,6 +1,7 @@
 import type { ImageRecord } from '../model/image.js';
 import type { ControllerRecord, LockRecord, Operation, TokenRecord } from '../model/operation.js';
 import type {
+  CutOff,
   Debris,
   Export,
   FeedRecord,
@@ -43,6 +44,7 @@ export const keys = {
     `token/${encodeURIComponent(principal)}/${method}/${token}`,
   point: (id: string) => `point/${id}`,
   debris: (poolId: string, name: string) => `debris/${poolId}/${name}`,
+  cutOff: (cluster: string, address: string) => `cut-off/${encodeURIComponent(cluster)}/${address}`,
   /** What is left of a node or a pool: its name may be used again, so it cannot stand under its own key. */
   gone: (kind: 'node' | 'pool', id: string) => `gone/${kind}/${id}`,
   feed: 'feed',
@@ -78,6 +80,9 @@ export const indexes = {
   reap: 'reap',
   debris: 'debris',
   points: 'points',
+  /** Everybody who is to stay cut off. */
+  cutOffs: 'cut-offs',
+  cutOffsOfNode: (nodeId: string) => `cut-offs-of-node/${nodeId}`,
   controllers: 'controllers',
   tokensOf: (resourceId: string) => `tokens-of/${resourceId}`,
   /** What is kept for a while only, by when it ends. */
@@ -324,4 +329,13 @@ export function putController(record: ControllerRecord, expect: Expectation): Wr
 /** Puts a controller's beat: a document of its own, so that a beat does not disturb the commits that check the record. */
 export function putBeat(inc: string, beat: number, expect: Expectation): Write {
   return put(keys.beat(inc), expect, { beat }, []);
+}
+
+/** Puts somebody who is to stay cut off. */
+export function putCutOff(cutOff: CutOff, expect: Expectation): Write {
+  const key = keys.cutOff(cutOff.cluster, cutOff.address);
+  return put(key, expect, cutOff, [
+    { index: indexes.cutOffs, sort: key },
+    ...(cutOff.nodeId === '' ? [] : [{ index: indexes.cutOffsOfNode(cutOff.nodeId), sort: key }]),
+  ]);
 }

@@ -13,6 +13,8 @@ export type OperationKind =
   | 'snapshot.undelete'
   | 'export.create'
   | 'export.remove'
+  | 'node.fence'
+  | 'node.unfence'
   | 'pool.delete'
   | 'admin.repair';
 
@@ -85,6 +87,8 @@ export interface AgentRecord {
   readonly addresses: readonly string[];
   /** Dead, but its addresses are not yet known to be cut off and its locks not yet broken. */
   readonly dead: boolean;
+  /** Its process is known to have ended: the controller that started it saw it end. */
+  readonly reaped?: boolean;
 }
 
 /** `controller/<inc>`. Its beat stands in `beat/<inc>` (docs/decisions/0002-beat-document.md). */

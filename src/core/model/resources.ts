@@ -134,6 +134,39 @@ export interface Node {
   readonly tags: Readonly<Record<string, string>>;
   readonly createTime: number;
   readonly updateTime: number;
+  /** Set from the begin of FenceNode to the end of UnfenceNode: nothing is exported to it. */
+  readonly fence?: NodeFence;
+}
+
+/** That a node is cut off as a whole. */
+export interface NodeFence {
+  /** `fenced`: every client and address of it is known to be refused by every server. */
+  readonly state: 'fencing' | 'fenced' | 'unfencing';
+  /** What the administrator said. */
+  readonly reason: string;
+  /** When FenceNode began. */
+  readonly time: number;
+  readonly operationId: string;
+}
+
+/** A client, or a whole host (nonce 0), that Moorage cut off: desired state (journal/cut-offs.ts). */
+export interface CutOff {
+  /** A name in the controller's configuration. */
+  readonly cluster: string;
+  /** As the backend lists it: "10.0.0.5:0/1234567". */
+  readonly address: string;
+  /** What it was cut off for: an export withdrawn by force, an agent that died, a node that was fenced, a user of nothing. */
+  readonly reason: 'export' | 'agent' | 'node' | 'orphan';
+  /** The export, agent or node. */
+  readonly subjectId: string;
+  /** The node that it is a client of; empty for agents and where it is not known. */
+  readonly nodeId: string;
+  /** Whether the client is known to have ended: then its entry may run out. */
+  readonly provenDead: boolean;
+  /** Taken back: it is to be refused no longer. Kept for a while, so that a late cut-off of it is found. */
+  readonly lifted: boolean;
+  readonly createTime: number;
+  readonly updateTime: number;
 }
 
 export type RbdAccess = 'managed' | 'keyring';

@@ -277,6 +277,10 @@ export interface FenceBackend {
     request: { readonly image: ImageRecord; readonly ownerAddresses: readonly string[] },
     context: StepContext,
   ): Promise<number>;
+  /** Takes cut-offs back. Ones that are not there are OK. */
+  liftCutOff(pool: Pool, addresses: readonly string[], context: StepContext): Promise<void>;
+  /** Everybody who is cut off on the pool's cluster now, whoever did it; by address, until when (milliseconds since the epoch). */
+  listCutOff(pool: Pool, context: StepContext): Promise<ReadonlyMap<string, number>>;
 }
 
 /** Both roles. */

@@ -1,20 +1,24 @@
 import { randomUUID } from 'node:crypto';
 import { isIP } from 'node:net';
 import { invalidField, MoorageError } from '../errors.js';
+import type { Intent } from '../journal/definition.js';
 import { expireDependents, indexes, KEPT_MILLISECONDS, keys, putNode, removeNode } from '../journal/documents.js';
 import type { Journal } from '../journal/journal.js';
 import type { Node } from '../model/resources.js';
 import { requireClientToken, requireName, requireTags, requireText } from '../model/validation.js';
-import { type CoreContext, getNode, requireEtag, versioned } from './context.js';
+import { type CoreContext, getNode, requireEtag, settle, versioned } from './context.js';
+import { intendFence, intendUnfence } from './node-fence.js';
 import { listPage } from './page-tokens.js';
 import type {
   Caller,
   Changed,
+  FenceNode,
   NodeService,
   Page,
   PageRequest,
   RegisterNode,
   ResourceMutation,
+  UnfenceNode,
   UpdateNode,
   Versioned,
 } from './types.js';
@@ -109,6 +113,18 @@ export class Nodes implements NodeService {
       const document = await this.core.store.get<Node>(keys.node(request.id));
       if (document === undefined) return { intent: 'nothing' as const, resourceId: request.id, operationId: '' };
       requireEtag(document, request.etag);
+      const { fence } = document.value;
+      if (fence !== undefined && fence.state !== 'fenced') {
+        throw new MoorageError(
+          'ABORTED',
+          `The node ${request.id} is being fenced or let in again by ${fence.operationId}. Remove it after that.`,
+          {
+            reason: 'OPERATION_IN_PROGRESS',
+            metadata: { node_id: request.id, operation_id: fence.operationId },
+            retryAfterMilliseconds: 500,
+          },
+        );
+      }
       const exports = await this.core.store.list<{ readonly id: string }>(indexes.exportsOfNode(request.id), {
         limit: 10,
       });
@@ -144,6 +160,44 @@ export class Nodes implements NodeService {
       parameters: { id: request.id, etag: request.etag },
       intend,
     });
+  }
+
+  async fence(request: FenceNode, caller: Caller): Promise<Changed<Versioned<Node>>> {
+    requireText('reason', request.reason);
+    const { id, etag, reason } = request;
+    const intend = () => intendFence(this.core, request);
+    return this.change('FenceNode', request, { id, etag, reason }, intend, caller);
+  }
+
+  async unfence(request: UnfenceNode, caller: Caller): Promise<Changed<Versioned<Node>>> {
+    const { id, etag, clientsAreDead } = request;
+    const intend = () => intendUnfence(this.core, request);
+    return this.change('UnfenceNode', request, { id, etag, clientsAreDead }, intend, caller);
+  }
+
+  private async change(
+    method: string,
+    request: ResourceMutation,
+    parameters: unknown,
+    intend: () => Promise<Intent>,
+    caller: Caller,
+  ): Promise<Changed<Versioned<Node>>> {
+    const { id, clientToken } = request;
+    requireClientToken(clientToken);
+    requireName('node_id', id);
+    if (request.validateOnly) {
+      await intend();
+      return { resource: await this.get(id, caller), operationId: '' };
+    }
+    const recorded = await this.journal.record({
+      method,
+      principal: caller.name,
+      clientToken,
+      parameters,
+      intend,
+    });
+    await settle(this.journal, this.core.clock, recorded, caller);
+    return { resource: versioned(await getNode(this.core.store, id)), operationId: recorded.operationId };
   }
 
   private nodeOf(request: RegisterNode): Node {

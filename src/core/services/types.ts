@@ -181,6 +181,16 @@ export interface RegisterNode extends Mutation {
   readonly tags: Readonly<Record<string, string>>;
 }
 
+export interface FenceNode extends ResourceMutation {
+  /** For people. */
+  readonly reason: string;
+}
+
+export interface UnfenceNode extends ResourceMutation {
+  /** The caller's word that nothing of the node runs any more that was cut off. */
+  readonly clientsAreDead: boolean;
+}
+
 export interface CreatePool extends Mutation {
   readonly poolId: string;
   readonly settings: RbdPoolSettings;
@@ -280,6 +290,10 @@ export interface NodeService {
   list(request: PageRequest, caller: Caller): Promise<Page<Node>>;
   update(request: UpdateNode, caller: Caller): Promise<Changed<Versioned<Node>>>;
   remove(request: ResourceMutation, caller: Caller): Promise<void>;
+  /** Cuts the whole node off. */
+  fence(request: FenceNode, caller: Caller): Promise<Changed<Versioned<Node>>>;
+  /** Takes back all that the node was cut off with. */
+  unfence(request: UnfenceNode, caller: Caller): Promise<Changed<Versioned<Node>>>;
 }
 
 export interface PoolService {

@@ -36,5 +36,17 @@ export function nodeHandlers(services: Services, environment: CallEnvironment): 
       await services.nodes.remove(fromResourceMutation(request.nodeId, request), caller);
       return { operationId: '' };
     }),
+
+    FenceNode: unary(environment, async (request, caller) => {
+      const fence = { ...fromResourceMutation(request.nodeId, request), reason: request.reason };
+      const { resource, operationId } = await services.nodes.fence(fence, caller);
+      return { node: toNode(resource), operationId };
+    }),
+
+    UnfenceNode: unary(environment, async (request, caller) => {
+      const unfence = { ...fromResourceMutation(request.nodeId, request), clientsAreDead: request.clientsAreDead };
+      const { resource, operationId } = await services.nodes.unfence(unfence, caller);
+      return { node: toNode(resource), operationId };
+    }),
   };
 }

@@ -37,6 +37,8 @@ const classes: Readonly<Record<FindingClass, Extract<ApiFindingClass, string>>> 
   'operation-abandoned': 'FINDING_CLASS_OPERATION_ABANDONED',
   'lock-stale': 'FINDING_CLASS_LOCK_STALE',
   'state-stale': 'FINDING_CLASS_STATE_STALE',
+  'cut-off-missing': 'FINDING_CLASS_CUT_OFF_MISSING',
+  'cut-off-left': 'FINDING_CLASS_CUT_OFF_LEFT',
 };
 
 const remedies: Readonly<Record<Remedy, Extract<ApiRemedy, string>>> = {

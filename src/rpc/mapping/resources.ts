@@ -9,7 +9,7 @@ import type { Pool as ApiPool } from '../../generated/moorage/v1/Pool.js';
 import type { Snapshot as ApiSnapshot } from '../../generated/moorage/v1/Snapshot.js';
 import type { Volume as ApiVolume } from '../../generated/moorage/v1/Volume.js';
 import { toTimestamp } from './scalars.js';
-import { exportStates, operationStates, poolHealths, snapshotStates, volumeStates } from './states.js';
+import { exportStates, nodeFenceStates, operationStates, poolHealths, snapshotStates, volumeStates } from './states.js';
 
 /** The core's resources as the API shows them. What the API does not show (images, sealed access) stays here. */
 export function toVolume({ value: volume, etag }: Versioned<Volume>): ApiVolume {
@@ -101,6 +101,10 @@ export function toNode({ value: node, etag }: Versioned<Node>): ApiNode {
     createTime: toTimestamp(node.createTime),
     updateTime: toTimestamp(node.updateTime),
     etag,
+    fenceState: node.fence === undefined ? 'NODE_FENCE_STATE_UNSPECIFIED' : nodeFenceStates[node.fence.state],
+    fenceReason: node.fence?.reason ?? '',
+    fenceTime: toTimestamp(node.fence?.time),
+    operationId: node.fence?.operationId ?? '',
   };
 }
 

@@ -1,8 +1,9 @@
 import { invalidField } from '../../core/errors.js';
 import type { OperationState } from '../../core/model/operation.js';
-import type { ExportState, PoolHealth, SnapshotState, VolumeState } from '../../core/model/resources.js';
+import type { ExportState, NodeFence, PoolHealth, SnapshotState, VolumeState } from '../../core/model/resources.js';
 import type { ResourceType } from '../../core/services/types.js';
 import type { ExportState as ApiExportState } from '../../generated/moorage/v1/ExportState.js';
+import type { NodeFenceState as ApiNodeFenceState } from '../../generated/moorage/v1/NodeFenceState.js';
 import type { OperationState as ApiOperationState } from '../../generated/moorage/v1/OperationState.js';
 import type { PoolHealth as ApiPoolHealth } from '../../generated/moorage/v1/PoolHealth.js';
 import type { ResourceType as ApiResourceType } from '../../generated/moorage/v1/ResourceType.js';
@@ -38,6 +39,13 @@ export const exportStates: Names<ExportState, ApiExportState> = {
   unexporting: 'EXPORT_STATE_UNEXPORTING',
   error: 'EXPORT_STATE_ERROR',
   gone: 'EXPORT_STATE_UNSPECIFIED',
+};
+
+/** Of a node that is fenced; UNSPECIFIED says that it is not. */
+export const nodeFenceStates: Names<NodeFence['state'], ApiNodeFenceState> = {
+  fencing: 'NODE_FENCE_STATE_FENCING',
+  fenced: 'NODE_FENCE_STATE_FENCED',
+  unfencing: 'NODE_FENCE_STATE_UNFENCING',
 };
 
 export const operationStates: Names<OperationState, ApiOperationState> = {

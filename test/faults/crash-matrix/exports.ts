@@ -77,7 +77,7 @@ function unexportCase(bench: Bench, exportId: string, force: boolean, volumeId: 
 }
 
 /** A node's client that has the volume open with its export's own user. */
-async function openOnNode(bench: Bench, answer: string): Promise<Opened> {
+export async function openOnNode(bench: Bench, answer: string): Promise<Opened> {
   const [, name, access] = JSON.parse(answer) as [string, string, unknown];
   const parsed = rbdAccessSchema.parse(access);
   if (parsed.mode !== 'managed') throw new Error('the export brings no key');
@@ -99,7 +99,7 @@ async function openOnNode(bench: Bench, answer: string): Promise<Opened> {
   };
 }
 
-interface Opened {
+export interface Opened {
   readonly image: RbdImage;
   close(): Promise<void>;
 }

@@ -1,4 +1,5 @@
 import { exportScenarios } from './exports.js';
+import { fencingScenarios } from './fencing.js';
 import { otherScenarios } from './others.js';
 import { recoveryScenarios } from './recovery.js';
 import type { Scenario } from './scenario.js';
@@ -10,6 +11,7 @@ export const scenarios: readonly Scenario[] = [
   ...volumeScenarios,
   ...snapshotScenarios,
   ...exportScenarios,
+  ...fencingScenarios,
   ...otherScenarios,
   ...recoveryScenarios,
 ];

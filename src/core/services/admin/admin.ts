@@ -137,10 +137,10 @@ export class Admin implements AdminService {
       requestId: '',
       signal: this.#signal,
     };
-    const swept: readonly FindingClass[] = ['image-orphaned', 'access-orphaned'];
+    const swept: readonly FindingClass[] = ['image-orphaned', 'access-orphaned', 'cut-off-left'];
     const mender = this.#mender(caller, [], false);
     let mended = 0;
-    await this.#walk('', ['catalogue', 'users', 'images'], undefined, caller, {
+    await this.#walk('', ['catalogue', 'users', 'images', 'cut-offs'], undefined, caller, {
       full: () => this.#signal.aborted,
       handle: async (differences, again) => {
         const mine = (all: readonly Difference[]) => all.filter(({ finding }) => swept.includes(finding.class));

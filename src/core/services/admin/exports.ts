@@ -1,5 +1,5 @@
 import { keys, putVolume } from '../../journal/documents.js';
-import type { Export, Volume } from '../../model/resources.js';
+import type { Export, Node, Volume } from '../../model/resources.js';
 import type { AccessFacts } from '../../ports/backend.js';
 import type { StoredDocument, Write } from '../../ports/store.js';
 import { exportIdentityOf } from '../catalogue.js';
@@ -77,6 +77,9 @@ async function compare(subject: ExportSubject): Promise<void> {
     return;
   }
   if (!volume.value.exportIds.includes(id)) unlisted(subject, volume);
+  const node = await survey.core.store.get<Node>(keys.node(document.value.nodeId));
+  // The users of a fenced node's exports are deleted, and stay so until each is withdrawn.
+  if (node?.value.fence !== undefined) return;
   const access = await accessFacts(survey, document.value, volume.value);
   if (access !== undefined) compareAccess(subject, access);
 }

@@ -32,7 +32,9 @@ export type FindingClass =
   | 'export-list'
   | 'operation-abandoned'
   | 'lock-stale'
-  | 'state-stale';
+  | 'state-stale'
+  | 'cut-off-missing'
+  | 'cut-off-left';
 
 /** Whether Repair mends it: by itself, only when it is asked for by its class, or not at all. */
 export type Remedy = 'automatic' | 'on-request' | 'none';

@@ -1,4 +1,5 @@
 import { MoorageError } from '../../errors.js';
+import { cutOffWrites, recordCutOffs } from '../../journal/cut-offs.js';
 import type { Next, PhaseContext } from '../../journal/definition.js';
 import {
   expireDependents,
@@ -8,7 +9,7 @@ import {
   putNewExport,
   putVolume,
 } from '../../journal/documents.js';
-import type { Export, Pool, Snapshot, Tombstone, Volume } from '../../model/resources.js';
+import type { Export, Node, Pool, Snapshot, Tombstone, Volume } from '../../model/resources.js';
 import type { StoredDocument, Write } from '../../ports/store.js';
 import { type ExportIdentity, readEntry } from '../catalogue.js';
 import type { CoreContext } from '../context.js';
@@ -74,6 +75,8 @@ export async function grantAccess(core: CoreContext, context: Context, pool: Poo
   const id = context.operation.resourceId;
   const item = await liveExport(core, id);
   if (item?.value.state !== 'exported') return done();
+  const node = await core.store.get<Node>(keys.node(item.value.nodeId));
+  if (node?.value.fence !== undefined) return done();
   const access = await accessOf(core, context, pool, item.value);
   if (access === undefined) return done();
   return done(async () => {
@@ -105,6 +108,9 @@ export async function revokeAccess(core: CoreContext, context: Context, pool: Po
     const clients = await context.step('list-clients', (step) => fence.listClients(pool, { exportId: id }, step));
     const addresses = clients.filter((address) => !cutOff.has(address));
     if (addresses.length === 0) return finish();
+    const cause = { reason: 'orphan', subjectId: id, nodeId: '', provenDead: false } as const;
+    const writes = cutOffWrites(core.clock, pool.settings.cluster, addresses, cause);
+    await recordCutOffs(core.store, writes, core.liveCheck, core.refreshMembership);
     await context.step('cut-off', (step) => fence.cutOff(pool, { addresses, expirySeconds }, step));
     for (const address of addresses) cutOff.add(address);
   }

@@ -11,6 +11,7 @@ import { type ExportIdentity, exportEntry, type ImageIdentity, imageEntry, readE
 import { type CoreContext, getPool } from '../context.js';
 import { identityOf, requireImage, snapshotIdentityOf } from '../identity.js';
 import { closeConnection, isLostConnection, refusal } from '../images.js';
+import { keepCutOff } from './cut-offs.js';
 import { isSnapshotId } from './names.js';
 import { adoptExport, done, grantAccess, letTokensGo, live, liveExport, revokeAccess } from './repair-exports.js';
 
@@ -40,6 +41,8 @@ export type RepairPlan =
   | { readonly action: 'grant-access' }
   /** Takes the user of an export away that is not open, and cuts off whoever is connected as it. */
   | { readonly action: 'revoke-access' }
+  /** Cuts somebody off again, or takes it back, as the store wants it. */
+  | { readonly action: 'keep-cut-off'; readonly address: string }
   /** Takes an export from the catalogue into the store. */
   | { readonly action: 'adopt-export'; readonly identity: ExportIdentity };
 
@@ -88,7 +91,7 @@ export function repairDefinition(core: CoreContext): OperationDefinition<RepairP
     onRefused: async ({ operation, plan }, error) => ({
       kind: 'failed',
       failure: refusal(error, `${operation.resourceId} could not be mended (${plan.action})`),
-      writes: () => letTokensGo(core, operation.resourceId),
+      writes: async () => (plan.action === 'keep-cut-off' ? [] : letTokensGo(core, operation.resourceId)),
     }),
     images: async (plan, { resourceId }) => {
       if (plan.action !== 'grow-image') return [];
@@ -115,6 +118,8 @@ function mend(core: CoreContext, context: Context, pool: Pool): Promise<Done> {
       return grantAccess(core, context, pool);
     case 'revoke-access':
       return revokeAccess(core, context, pool);
+    case 'keep-cut-off':
+      return keepCutOff(core, context, pool, plan.address);
     case 'adopt-export':
       return adoptExport(core, context, pool, plan.identity);
   }

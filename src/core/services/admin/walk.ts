@@ -3,6 +3,7 @@ import { indexes, keys, putOperation, putPoint } from '../../journal/documents.j
 import type { Operation } from '../../model/operation.js';
 import type { Export, PointInTime, Snapshot, Tombstone, Volume } from '../../model/resources.js';
 import type { StoredDocument } from '../../ports/store.js';
+import { examineCutOffs } from './cut-offs.js';
 import { Report } from './findings.js';
 import { type Batch, type Look, lookAtExports, lookAtResources, onlyOf, type Progress, settle } from './looking.js';
 import { ownerOf } from './names.js';
@@ -25,6 +26,7 @@ export const WALKS = [
   'catalogue-exports',
   'users',
   'images',
+  'cut-offs',
 ] as const;
 export type Walk = (typeof WALKS)[number];
 
@@ -60,6 +62,8 @@ export async function takeBatch(survey: Survey, walk: Walk, cursor: string, prog
       return users(survey, progress);
     case 'images':
       return images(survey, cursor, progress);
+    case 'cut-offs':
+      return examineCutOffs(survey, progress);
   }
 }
 

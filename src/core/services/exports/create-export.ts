@@ -19,6 +19,7 @@ import { exportEntry } from '../catalogue.js';
 import { type CoreContext, getExport, getNode, getPool, getVolume } from '../context.js';
 import { requireImage } from '../identity.js';
 import { refusal } from '../images.js';
+import { requireNotFenced } from '../node-fence.js';
 import type { Caller, ExportVolume } from '../types.js';
 import { requireAvailable } from '../volumes/expand-volume.js';
 import { ancestorsOf, judge, type Wish } from './rules.js';
@@ -55,6 +56,7 @@ export async function intendExport(
   if (redeemed !== undefined) return existing(redeemed);
   requireAvailable(volume);
   const node = await getNode(core.store, wish.nodeId);
+  requireNotFenced(node.value);
   if (grant !== undefined && grant.value.nodeRegistration !== node.value.registration) {
     throw grantedToFormer(grant.value);
   }

@@ -6,6 +6,7 @@ import type { Export, Grant } from '../../model/resources.js';
 import { requireClientToken, requireName, requireText } from '../../model/validation.js';
 import { type CoreContext, findExport, getExport, getNode, getPool, getVolume, settle, versioned } from '../context.js';
 import { requireImage } from '../identity.js';
+import { requireNotFenced } from '../node-fence.js';
 import { listPage } from '../page-tokens.js';
 import type {
   Caller,
@@ -186,6 +187,7 @@ export class Exports implements ExportService {
       return { resource, operationId, descriptor: new Uint8Array(), descriptorExpireTime: undefined };
     }
     const node = (await getNode(this.core.store, item.nodeId)).value;
+    requireNotFenced(node);
     const volume = (await getVolume(this.core.store, item.volumeId)).value;
     const pool = (await getPool(this.core.store, item.poolId)).value;
     const facts = await this.core.backend().data.connectorFacts(pool);

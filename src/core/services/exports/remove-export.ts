@@ -1,16 +1,18 @@
 import { MoorageError } from '../../errors.js';
+import { cutOffWrites } from '../../journal/cut-offs.js';
 import type { Intent, Next, OperationDefinition, PhaseContext } from '../../journal/definition.js';
 import { keys, putExport } from '../../journal/documents.js';
 import { newId } from '../../model/ids.js';
 import type { Operation, StoredFailure } from '../../model/operation.js';
-import type { Export, Node, Pool } from '../../model/resources.js';
-import type { BackendError, Holder } from '../../ports/backend.js';
+import type { Export, Pool } from '../../model/resources.js';
+import type { BackendError } from '../../ports/backend.js';
 import type { StoredDocument } from '../../ports/store.js';
 import { exportTo } from '../../transitions.js';
 import { type CoreContext, findExport, getExport, getPool, getVolume } from '../context.js';
 import { requireImage } from '../identity.js';
 import { refusal } from '../images.js';
 import type { Caller, Unexport } from '../types.js';
+import { clientsOf } from './clients.js';
 import { endExport } from './create-export.js';
 
 /*
@@ -25,7 +27,7 @@ import { endExport } from './create-export.js';
  * In this order, and each found client is committed to the plan before it is cut off:
  *   1. the user is deleted: no new connection;
  *   2. its clients are listed (somebody may have connected in between, whatever was seen before);
- *   3. each is cut off, and every server of the pool is known to refuse it;
+ *   3. each is cut off, and every server of the pool is known to refuse it; that it is to stay so is committed with the plan;
  *   4. listed again, until there is nothing new;
  *   5. the locks that they left are broken, by exact owner;
  *   6. the catalogue entry goes; the export is gone.
@@ -141,7 +143,7 @@ async function subject(core: CoreContext, context: Context): Promise<Subject> {
 /** Without force: refuses while somebody has the export open. */
 async function checkClosed(core: CoreContext, context: Context): Promise<Next<RemoveExportPlan>> {
   const { item } = await subject(core, context);
-  const open = await openClients(core, context);
+  const open = await clientsOf(core, context.step, item);
   if (open.length === 0) return { kind: 'phase', phase: 'withdraw', plan: context.plan };
   const failure = new MoorageError(
     'FAILED_PRECONDITION',
@@ -171,10 +173,22 @@ function reopen(core: CoreContext, exportId: string, failure: MoorageError): Nex
 async function withdraw(core: CoreContext, context: Context): Promise<Next<RemoveExportPlan>> {
   const { item, pool } = await subject(core, context);
   await context.step('revoke-access', (step) => core.backend().fence.revokeAccess(pool, item.id, step));
-  const open = await openClients(core, context);
+  const open = await clientsOf(core, context.step, item);
   const fresh = open.filter((address) => !context.plan.targets.includes(address));
   if (fresh.length === 0) return { kind: 'phase', phase: 'forget-export', plan: context.plan };
-  return { kind: 'phase', phase: 'cut-off', plan: { ...context.plan, targets: [...context.plan.targets, ...fresh] } };
+  const { id: subjectId, nodeId } = item;
+  return {
+    kind: 'phase',
+    phase: 'cut-off',
+    plan: { ...context.plan, targets: [...context.plan.targets, ...fresh] },
+    writes: async () =>
+      cutOffWrites(core.clock, pool.settings.cluster, fresh, {
+        reason: 'export',
+        subjectId,
+        nodeId,
+        provenDead: false,
+      }),
+  };
 }
 
 /** Cuts the recorded clients off and breaks the locks that they left; then looks again. */
@@ -192,54 +206,4 @@ async function forget(core: CoreContext, context: Context): Promise<Next<RemoveE
   const { item, pool } = await subject(core, context);
   await context.step('remove-catalogue-entry', (step) => core.backend().data.removeCatalogueEntry(pool, item.id, step));
   return { kind: 'succeeded', writes: () => endExport(core, item.id) };
-}
-
-/** Addresses of the clients that have the volume open through this export. */
-async function openClients(core: CoreContext, context: Context): Promise<readonly string[]> {
-  const { item, pool, image } = await subject(core, context);
-  const { data, fence } = core.backend();
-  const holders = await context.step('get-usage', (step) => data.getUsage(pool, image, step));
-  const connected = await context.step('list-clients', (step) => fence.listClients(pool, { exportId: item.id }, step));
-  const attributed: string[] = [];
-  for (const holder of holders) {
-    if (connected.includes(holder.address)) continue;
-    if (await isThisExports(core, context, item, pool, holder)) attributed.push(holder.address);
-  }
-  return [...new Set([...connected, ...attributed])];
-}
-
-/**
- * Whether somebody who watches or locks the image counts for this export although no monitor knows a session of its user: yes
- * when the volume has no other export; otherwise by the sessions of the others' users, and by the nodes' addresses. A holder
- * that fits nobody counts, so that a doubt never lets the volume go.
- */
-async function isThisExports(
-  core: CoreContext,
-  context: Context,
-  item: Export,
-  pool: Pool,
-  holder: Holder,
-): Promise<boolean> {
-  const volume = (await getVolume(core.store, item.volumeId)).value;
-  const host = hostOf(holder.address);
-  for (const id of volume.exportIds) {
-    if (id === item.id) continue;
-    const other = (await core.store.get<Export>(keys.export(id)))?.value;
-    if (other === undefined) continue;
-    const theirs = await context.step('list-clients', (step) =>
-      core.backend().fence.listClients(pool, { exportId: id }, step),
-    );
-    if (theirs.includes(holder.address)) return false;
-    const ownNode = (await core.store.get<Node>(keys.node(item.nodeId)))?.value;
-    const otherNode = (await core.store.get<Node>(keys.node(other.nodeId)))?.value;
-    const isOthers = otherNode?.storageAddresses.includes(host) ?? false;
-    if (isOthers && !(ownNode?.storageAddresses.includes(host) ?? false)) return false;
-  }
-  return true;
-}
-
-/** "10.0.0.5:0/123" → "10.0.0.5"; "[fd00::5]:0/123" → "fd00::5". */
-function hostOf(address: string): string {
-  const host = address.slice(0, address.lastIndexOf(':'));
-  return host.startsWith('[') ? host.slice(1, -1) : host;
 }
