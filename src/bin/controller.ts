@@ -290,7 +290,7 @@ class Life {
         await this.#start();
         return;
       } catch (error) {
-        if (!isReplicated(this.#store) || !(error instanceof StoreError)) throw error;
+        if (!isReplicated(this.#store) || !(error instanceof StoreError) || error.kind === 'newer-version') throw error;
         this.#logger.warn({ err: error }, 'the store is away; the controller goes on trying to begin anew');
         await this.#core?.stop(0);
         await systemClock.sleep(START_PAUSE_MILLISECONDS);

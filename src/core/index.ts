@@ -3,6 +3,7 @@ import { Agents } from './journal/agents.js';
 import { BeatWatch } from './journal/beat-watch.js';
 import type { OperationDefinition } from './journal/definition.js';
 import { Journal } from './journal/journal.js';
+import { Layout } from './journal/layout.js';
 import { Membership } from './journal/membership.js';
 import { TakeOver } from './journal/takeover.js';
 import type { AgentLifecycle, Backend } from './ports/backend.js';
@@ -86,7 +87,8 @@ export interface Core {
 export function createCore(given: CoreParts): Core {
   const parts = { ...given, store: withCommitListener(withCommitPoints(given.store), () => feed.committed()) };
   const { store, clock, events, metrics, settings } = parts;
-  const membership = new Membership(parts);
+  const layout = new Layout({ store, events });
+  const membership = new Membership({ ...parts, layout });
   const context: CoreContext = {
     ...parts,
     liveCheck: () => membership.liveCheck(),
@@ -95,10 +97,10 @@ export function createCore(given: CoreParts): Core {
   const feed: ChangeFeed = new ChangeFeed(context);
   const definitions = operationDefinitions(context);
   const hold = new Hold(store);
-  const journal = new Journal({ store, clock, events, metrics, settings, membership, definitions, hold });
+  const journal = new Journal({ store, clock, events, metrics, settings, membership, definitions, hold, layout });
   const agents = new Agents({ store, clock, backend: parts.backend, settings, membership, definitions });
   const watch = new BeatWatch({ store, clock, settings, process: parts.process, inc: membership.inc });
-  const takeOver = new TakeOver({ store, clock, events, settings, membership, agents, journal, watch });
+  const takeOver = new TakeOver({ store, clock, events, settings, membership, agents, journal, watch, layout });
   const reaper = new Reaper(context, membership);
   const admin = new Admin(context, journal, hold, membership);
   const background: Promise<void>[] = [];
@@ -159,7 +161,7 @@ export function createCore(given: CoreParts): Core {
     start: async () => {
       await membership.start();
       await settleRestored(context, hold);
-      await takeOver.inherit();
+      await takeOver.begin();
       background.push(takeOver.run(), reapForEver());
     },
     stop: async (graceMilliseconds) => {

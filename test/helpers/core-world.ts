@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -79,10 +79,7 @@ export class CoreWorld {
   static async make(overrides: Partial<CoreSettings> = {}): Promise<CoreWorld> {
     const folder = mkdtempSync(join(tmpdir(), 'moorage-core-'));
     const store = await openSqliteStore({ path: join(folder, 'store.sqlite') });
-    const keyFile = join(folder, 'master.key');
-    await createMasterKeyFile(keyFile);
-    const vault = createVault(await loadMasterKeyFile(keyFile));
-    const world = new CoreWorld(folder, store, vault, createDescriptorSealer(generateKeyPair()), overrides);
+    const world = await CoreWorld.open({ folder, store, overrides });
     await world.start();
     await world.core.services.pools.create(
       {
@@ -96,6 +93,22 @@ export class CoreWorld {
     );
     for (const nodeId of ['node-a', 'node-b', 'node-c']) await world.registerNode(nodeId);
     return world;
+  }
+
+  /**
+   * A world on a store of the test's own, with no controller yet.
+   * @param options.folder goes with the world; may hold `master.key` already
+   */
+  static async open(options: {
+    readonly folder: string;
+    readonly store: Store;
+    readonly overrides?: Partial<CoreSettings>;
+  }): Promise<CoreWorld> {
+    const { folder, store, overrides = {} } = options;
+    const keyFile = join(folder, 'master.key');
+    if (!existsSync(keyFile)) await createMasterKeyFile(keyFile);
+    const vault = createVault(await loadMasterKeyFile(keyFile));
+    return new CoreWorld(folder, store, vault, createDescriptorSealer(generateKeyPair()), overrides);
   }
 
   async registerNode(nodeId: string): Promise<void> {

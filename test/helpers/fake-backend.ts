@@ -90,6 +90,20 @@ export class FakeBackend {
   readonly #usedNames = new Set<string>();
   #next = 1;
 
+  /** Takes over what another one held. */
+  load(held: Pick<FakeBackend, 'images' | 'catalogue' | 'users' | 'sessions' | 'cutOff'>): void {
+    for (const [id, image] of held.images) {
+      this.images.set(id, image);
+      this.#usedNames.add(image.name);
+    }
+    for (const [key, value] of held.catalogue) this.catalogue.set(key, value);
+    for (const [id, user] of held.users) this.users.set(id, user);
+    for (const [id, addresses] of held.sessions) this.sessions.set(id, addresses);
+    for (const address of held.cutOff) this.cutOff.add(address);
+    // Far behind every id that the other one gave.
+    this.#next = 1_000_000;
+  }
+
   /** What a catalogue entry says, without a look at its tag. */
   catalogueEntry(key: string): Readonly<Record<string, unknown>> {
     const text = Buffer.from(this.catalogue.get(key) ?? '').toString('latin1');

@@ -148,14 +148,18 @@ export class Agents implements AgentLifecycle {
   /** Every image whose lock an agent may have held: of the operations, and what the reaper works on without one. */
   private async imagesInWork(pool: Pool): Promise<readonly ImageRecord[]> {
     const images = new Map<string, ImageRecord>();
+    const unknown: string[] = [];
     for (const operation of await this.runningOperations()) {
       if (operation.poolId !== pool.id) continue;
       const definition = this.definitions.get(operation.kind);
+      // Of a kind that a newer version has begun nothing is known but what it is about.
+      if (definition === undefined) unknown.push(operation.resourceId);
       for (const image of (await definition?.images(operation.plan, operation)) ?? []) images.set(image.name, image);
     }
     const points = await listAll<PointInTime>(this.store, indexes.points);
     const reaped = await listAll<Volume | Snapshot>(this.store, indexes.reap);
     const ids = [
+      ...unknown,
       ...points.map((point) => point.value.volumeId),
       // A purge takes the point of the image's parent along.
       ...reaped.flatMap(({ value }) => (value.state === 'purging' ? (value.image?.parent?.resourceId ?? []) : [])),

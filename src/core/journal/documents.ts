@@ -21,6 +21,7 @@ import {
   type StoredDocument,
   type Write,
 } from '../ports/store.js';
+import type { LayoutRecord } from './layout.js';
 
 /*
  * Which document has which key and stands in which indexes. This is the schema of the store: every put of the core is made
@@ -50,6 +51,8 @@ export const keys = {
   feed: 'feed',
   controller: (inc: string) => `controller/${inc}`,
   beat: (inc: string) => `beat/${inc}`,
+  /** Which layout of documents is in use (journal/layout.ts). */
+  layout: 'store/layout',
   /** There while the store is held because it was restored from a backup (services/admin/hold.ts). */
   restored: 'store/restored',
 } as const;
@@ -255,8 +258,12 @@ function poolDocument(pool: Pool, expect: Expectation): Write {
 
 /** Puts a new pool, with a document that names its place: of two calls at once for one place, one meets a conflict. */
 export function putPool(pool: Pool, expect: 'absent'): readonly Write[] {
-  const { cluster, cephPool } = pool.settings;
-  return [poolDocument(pool, expect), put(keys.place(cluster, cephPool), expect, { poolId: pool.id }, [])];
+  return [poolDocument(pool, expect), putPlace(pool)];
+}
+
+/** Puts the document that names a pool's place. */
+export function putPlace({ id, settings: { cluster, cephPool } }: Pool): Write {
+  return put(keys.place(cluster, cephPool), 'absent', { poolId: id }, []);
 }
 
 /** Puts a pool that changed; its place stays what it is. */
@@ -319,6 +326,11 @@ export function putDebris(debris: Debris, expect: Expectation): Write {
   if (debris.image.parent !== undefined)
     entries.push({ index: indexes.childrenOf(debris.image.parent.resourceId), sort });
   return put(keys.debris(debris.poolId, debris.name), expect, debris, entries);
+}
+
+/** Puts what is known of the layout. */
+export function putLayout(record: LayoutRecord, expect: Expectation): Write {
+  return put(keys.layout, expect, record, []);
 }
 
 /** Puts a controller's record. */

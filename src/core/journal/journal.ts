@@ -1,12 +1,13 @@
 import { createHash } from 'node:crypto';
 import { MoorageError } from '../errors.js';
-import type { Operation, TokenRecord } from '../model/operation.js';
+import type { Operation, OperationKind, TokenRecord } from '../model/operation.js';
 import type { Clock } from '../ports/clock.js';
 import type { CoreEvents, CoreMetrics } from '../ports/metrics.js';
 import { type Store, type StoredDocument, StoreError, type Write } from '../ports/store.js';
 import type { CoreSettings } from '../settings.js';
 import type { Intent, NewOperation, OperationDefinition } from './definition.js';
 import { KEPT_MILLISECONDS, keys, putOperation, putToken } from './documents.js';
+import type { Layout } from './layout.js';
 import { takeLocks } from './locks.js';
 import type { Membership } from './membership.js';
 import { OperationRunner } from './runner.js';
@@ -85,6 +86,7 @@ export class Journal {
   private readonly clock: Clock;
   private readonly settings: CoreSettings;
   private readonly membership: Membership;
+  private readonly layout: Layout;
   private readonly hold: { check(): Promise<void> } | undefined;
   private readonly runner: OperationRunner;
 
@@ -95,6 +97,7 @@ export class Journal {
     metrics: CoreMetrics;
     settings: CoreSettings;
     membership: Membership;
+    layout: Layout;
     definitions: readonly OperationDefinition<never>[];
     /** Throws while nothing may be changed. */
     hold?: { check(): Promise<void> };
@@ -104,6 +107,7 @@ export class Journal {
     this.clock = options.clock;
     this.settings = options.settings;
     this.membership = options.membership;
+    this.layout = options.layout;
     this.waiters = new Waiters(options.store, options.clock);
     this.runner = new OperationRunner({ ...options, waiters: this.waiters });
   }
@@ -194,7 +198,10 @@ export class Journal {
   /** Works out what a call comes to, and the writes that record it. @throws what `intend` throws; MoorageError */
   private async prepare(call: Call, tokenKey: string, parametersHash: string): Promise<Begin> {
     const intent = await call.intend();
-    if (intent.intent === 'operation') this.requireRoom(intent.poolId);
+    if (intent.intent === 'operation') {
+      this.requireLayout(intent.kind);
+      this.requireRoom(intent.poolId);
+    }
     const now = this.clock.now();
     const token: TokenRecord = {
       parametersHash,
@@ -258,6 +265,16 @@ export class Journal {
     if (operationId === '' || this.runner.runs(operationId)) return;
     const document = await this.store.get<Operation>(keys.operation(operationId));
     if (document?.value.state === 'running' && document.value.owner === this.membership.inc) this.runner.run(document);
+  }
+
+  /** What a controller of an earlier version could not take over is not begun while one lives. */
+  private requireLayout(kind: OperationKind): void {
+    if (this.layout.allows(kind)) return;
+    throw new MoorageError(
+      'FAILED_PRECONDITION',
+      `A controller of an earlier version still runs, which does not know ${kind}. Upgrade it first.`,
+      { reason: 'UPGRADE_UNDER_WAY', metadata: { operation_kind: kind } },
+    );
   }
 
   /** Each pool has its own room: one that is stuck fills up, and takes nothing from the others. */

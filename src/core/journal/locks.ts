@@ -43,6 +43,20 @@ export async function takeLocks(store: Store, clock: Clock, operation: Operation
   return writes;
 }
 
+/** What the parts of a resource's lock hold when these operations, and no others, have it; by key. */
+export function lockRecords(resourceId: string, operations: readonly Operation[]): ReadonlyMap<string, LockRecord> {
+  const records = new Map<string, LockRecord>();
+  for (const { id, locks } of operations) {
+    for (const lock of locks.filter((each) => each.resourceId === resourceId)) {
+      for (const key of keysToWrite(lock, id)) {
+        const holders = records.get(key)?.holders ?? [];
+        records.set(key, { holders: [...holders, { operationId: id, mode: lock.mode }] });
+      }
+    }
+  }
+  return records;
+}
+
 /** The writes that release an operation's locks. */
 export async function releaseLocks(store: Store, operation: Operation): Promise<readonly Write[]> {
   const wanted = operation.locks.flatMap((lock) => keysToWrite(lock, operation.id));

@@ -8,6 +8,7 @@ import type { Store, Write } from '../ports/store.js';
 import { StoreError } from '../ports/store.js';
 import type { CoreSettings } from '../settings.js';
 import { keys, putBeat, putController } from './documents.js';
+import type { Layout } from './layout.js';
 
 /**
  * This controller's place among the controllers: its record, its beat, and the two questions that every commit and every
@@ -19,6 +20,7 @@ export class Membership {
   private readonly clock: Clock;
   private readonly events: CoreEvents;
   private readonly settings: CoreSettings;
+  private readonly layout: Layout;
   private readonly onLost: () => void;
   private record: ControllerRecord;
   private recordRev = 0;
@@ -34,6 +36,7 @@ export class Membership {
     clock: Clock;
     events: CoreEvents;
     settings: CoreSettings;
+    layout: Layout;
     process?: ProcessIdentity | undefined;
     /** Called once when the beat stood still for T: everything that this controller had begun belongs to others now. */
     onLost: () => void;
@@ -42,6 +45,7 @@ export class Membership {
     this.clock = options.clock;
     this.events = options.events;
     this.settings = options.settings;
+    this.layout = options.layout;
     this.onLost = options.onLost;
     // Every operation that waits for something listens to it.
     setMaxListeners(0, this.stopping.signal);
@@ -49,6 +53,7 @@ export class Membership {
       inc: this.inc,
       state: 'live',
       agents: [],
+      layout: options.layout.understood,
       ...(options.process === undefined ? {} : { process: options.process.own }),
       description: options.settings.description,
     };
@@ -64,17 +69,29 @@ export class Membership {
     return this.record.agents;
   }
 
-  /** Registers this start and begins to beat. */
+  /**
+   * Registers this start and begins to beat.
+   * @throws StoreError `newer-version` when this version does not understand what is in use in the store
+   */
   async start(): Promise<void> {
-    const started = this.clock.monotonic();
-    const outcome = await this.store.commit([
-      putController(this.record, 'absent'),
-      putBeat(this.inc, this.beat, 'absent'),
-    ]);
-    if (!outcome.ok) throw new StoreError('corrupt', 'A controller of this id is in the store already.');
-    this.recordRev = outcome.rev;
-    this.lastBeatStarted = started;
-    this.beating = this.keepBeating();
+    for (;;) {
+      const started = this.clock.monotonic();
+      const outcome = await this.store.commit([
+        putController(this.record, 'absent'),
+        putBeat(this.inc, this.beat, 'absent'),
+        await this.layout.enter(),
+      ]);
+      if (outcome.ok) {
+        this.recordRev = outcome.rev;
+        this.lastBeatStarted = started;
+        this.beating = this.keepBeating();
+        return;
+      }
+      if (outcome.conflicts.some(({ key }) => key !== keys.layout)) {
+        throw new StoreError('corrupt', 'A controller of this id is in the store already.');
+      }
+      // Another controller started too, or raised the layout.
+    }
   }
 
   /** Ends the beat. The record stays: the next start, or another controller, takes over what is still running. */

@@ -81,15 +81,30 @@ export class OperationRunner {
     return this.running.has(operationId);
   }
 
+  private knows({ kind, phase }: Operation): boolean {
+    return this.definitions.get(kind)?.phases[phase] !== undefined;
+  }
+
   /** Whether something of it can be left out. */
   cancellable(operation: Operation): boolean {
     return this.definitions.get(operation.kind)?.cancellable?.(operation) ?? false;
   }
 
-  /** Runs an operation in the background. One that runs already is left alone. */
+  /**
+   * Runs an operation in the background. One that runs already is left alone. One that a newer version has begun stays as it
+   * is: whoever takes over from this controller may know it.
+   */
   run(document: StoredDocument<Operation>): void {
     const { id, poolId } = document.value;
     if (this.running.has(id)) return;
+    if (!this.knows(document.value)) {
+      if (this.ran.has(id)) return;
+      this.ran.add(id);
+      const { kind, phase } = document.value;
+      const message = 'an operation that this version does not know waits for a controller that does';
+      this.events.notice({ level: 'warn', message, fields: { operation: id, kind, phase } });
+      return;
+    }
     this.ran.add(id);
     for (const oldest of this.ran) {
       if (this.ran.size <= RAN_KEPT) break;

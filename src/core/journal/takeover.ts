@@ -8,6 +8,7 @@ import { type Agents, listAll } from './agents.js';
 import type { BeatWatch } from './beat-watch.js';
 import { indexes, keys, putController, putOperation } from './documents.js';
 import type { Journal } from './journal.js';
+import type { Layout } from './layout.js';
 import type { Membership } from './membership.js';
 
 /**
@@ -28,6 +29,7 @@ export class TakeOver {
   private readonly agents: Agents;
   private readonly journal: Journal;
   private readonly watch: BeatWatch;
+  private readonly layout: Layout;
 
   constructor(options: {
     store: Store;
@@ -38,6 +40,7 @@ export class TakeOver {
     agents: Agents;
     journal: Journal;
     watch: BeatWatch;
+    layout: Layout;
   }) {
     this.store = options.store;
     this.clock = options.clock;
@@ -47,6 +50,7 @@ export class TakeOver {
     this.agents = options.agents;
     this.journal = options.journal;
     this.watch = options.watch;
+    this.layout = options.layout;
   }
 
   /**
@@ -80,15 +84,26 @@ export class TakeOver {
   }
 
   /**
+   * The first part of a take-over, and what it makes possible: whoever could not read a newer layout of the store is fenced.
+   * Before any operation of the dead ones is taken up, and before this controller serves.
+   */
+  async begin(): Promise<void> {
+    await this.inherit();
+    await this.layout.raise(this.membership);
+  }
+
+  /**
    * Finishes what is inherited, and goes on watching the others where they share the store; until this controller stops. Where
    * it is alone it ends with what it found at its start.
    */
   async run(): Promise<void> {
     let pause = 50;
+    let raised = false;
     let waits = false;
     while (!this.membership.signal.aborted) {
       try {
         const mine = await this.inherit();
+        if (!raised) raised = await this.layout.raise(this.membership);
         const clusters = this.membership.agents.filter((agent) => agent.dead).map((agent) => agent.cluster);
         if (mine.length > 0) for (const cluster of new Set(clusters)) await this.agents.clean(cluster);
         for (const dead of mine) await this.takeOverFrom(dead);

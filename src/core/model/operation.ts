@@ -99,6 +99,8 @@ export interface ControllerRecord {
   /** `inc` of who takes over from it. */
   readonly takenOverBy?: string;
   readonly agents: readonly AgentRecord[];
+  /** The newest layout of the store that it understands (journal/layout.ts); 1 unless said. */
+  readonly layout?: number;
   /** Its process, for others on the same machine (core/ports/process.ts). */
   readonly process?: string;
   /** Host name and process id, for people. */
