@@ -278,11 +278,13 @@ export class FakeBackend {
       effect: (image: FakeImage) => T,
     ): Promise<T> => {
       const before = agents.data;
+      // One that never had the connection, or has closed it, leaves no lock of it.
+      const held = agents.connections.has(connection.connectionId);
       try {
         return await step(method, context, () => effect(this.#open(agents, connection, record)));
       } finally {
         const image = this.images.get(record.backendId);
-        if (agents.data !== before && image !== undefined) {
+        if (held && agents.data !== before && image !== undefined) {
           image.locks.clear();
           for (const address of connection.addresses) image.locks.add(address);
         }
