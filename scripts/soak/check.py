@@ -27,6 +27,7 @@ for name in ("histories", "configuration", "pool", "redis", "prefix"):
     options.add_argument("--" + name, required=True)
 options = options.parse_args()
 violations = []
+versions = {}
 checked = 0
 
 
@@ -75,7 +76,9 @@ def read_store():
         for name in names:
             text = redis.call("GET", name)
             if text is not None:
-                documents[name[len(prefix):].decode()] = json.loads(text.split(b"\n", 2)[2])
+                version, _, value = text.split(b"\n", 2)
+                documents[name[len(prefix):].decode()] = json.loads(value)
+                versions[name[len(prefix):].decode()] = int(version)
         if cursor == b"0":
             return documents
 
@@ -248,6 +251,38 @@ for call, event in reads:
             continue
         shown = event["event"] == "answer" and event["answer"]["state"] == "VOLUME_STATE_AVAILABLE"
         expect(shown == wanted, f"{id} was {'there' if wanted else 'deleted'} and read as {event.get('answer') or event['code']}")
+
+# --- what was watched -------------------------------------------------------------------------------------------------------
+
+WATCHED = ("volume", "snapshot", "export", "node", "pool")
+mirror, synced, told_since, latest = {}, 0, set(), 0
+with open(os.path.join(options.histories, "watched.log")) as lines:
+    for line in map(json.loads, lines):
+        kind, key = line["kind"], (line.get("of", line["kind"]), line.get("id"))
+        if kind == "failure":
+            expect(False, f"the watch ended: {line['message']}")
+        elif kind == "synced":
+            synced += 1
+        elif kind == "gone":
+            mirror.pop(key, None)
+        else:
+            version = line["version"]
+            # What changes while all is listed is told once more; so is what belongs to the commit in whose midst it was cut.
+            again = synced > 0 and (key, version) in told_since and version < latest
+            expect(not again, f"{key[1]} was told twice as of {version}")
+            latest = max(latest, version)
+            expect(mirror.get(key, 0) <= version, f"{key[1]} was told as of {version} after {mirror.get(key)}")
+            mirror[key] = version
+            told_since.add((key, version))
+there = {
+    (kind, key.split("/", 1)[1]): versions[key]
+    for kind in WATCHED
+    for key, one in documents.items()
+    if key.startswith(kind + "/") and one.get("state") != "gone"
+}
+expect(synced > 0, "the watch never told that it had told all")
+for key in there.keys() | mirror.keys():
+    expect(mirror.get(key) == there.get(key), f"{key[1]} is in the store as of {there.get(key)}, and was watched as of {mirror.get(key)}")
 
 # --- exports ----------------------------------------------------------------------------------------------------------------
 

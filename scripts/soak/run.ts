@@ -18,6 +18,7 @@ import { type Figures, SoakClient } from './client.js';
 import { Faults } from './faults.js';
 import { History } from './history.js';
 import { Random } from './random.js';
+import { Watcher } from './watcher.js';
 
 const CLIENTS = 16;
 const NAME = 'soak';
@@ -72,6 +73,7 @@ try {
   };
   const targets = { several, redis, cluster, network, startCluster: () => startCluster({ name: NAME, address }) };
   const faults = new Faults(targets, new Random(random.between(0, 2 ** 32)));
+  const watcher = new Watcher(several.connect(), histories);
   const clients = Array.from({ length: CLIENTS }, (_, index) => {
     const [first, second] = [several as SeveralControllers, several as SeveralControllers].map((all, n) =>
       all.connect((index + n) % 2),
@@ -92,7 +94,7 @@ try {
   console.log(`${seconds()}  nothing runs any more`);
   const report = await check(several, redis, cluster);
   rested.abort();
-  await supervisor;
+  await Promise.all([supervisor, watcher.stop()]);
   for (const violation of report.violations) console.log(`VIOLATION ${violation}`);
   console.log(
     `${figures.calls} calls by ${CLIENTS} clients (${figures.refused} refused for good, ${figures.written} writes), ` +
