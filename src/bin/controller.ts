@@ -66,8 +66,8 @@ export interface Controller {
   readonly addresses: readonly string[];
   /** Where metrics are served. */
   readonly metricsAddress: string | undefined;
-  /** Goes on in new files where old ones were moved away (SIGHUP). */
-  reopenLogs(): void;
+  /** Goes on in new log files where old ones were moved away, and looks at the certificates' files (SIGHUP). */
+  reload(): void;
   /** Drains: calls get their answers, running operations their time; then everything ends in good order. */
   stop(): Promise<void>;
 }
@@ -109,6 +109,11 @@ export async function startController(configuration: Configuration, logger: Logg
         unexpectedError: (requestId, method, error) =>
           logger.error({ request_id: requestId, method, err: error }, 'a call failed in a way that nobody foresaw'),
       },
+      certificateEvent: (address, { kind, message, authorityWithdrawn }) => {
+        if (kind === 'refused')
+          logger.error({ address, detail: message }, 'new certificates cannot be used; the old ones are');
+        else logger.info({ address, authority_withdrawn: authorityWithdrawn }, 'new certificates are used');
+      },
       observer: both(callObserver(logger, metrics), audit),
       limits: {
         messageBytes: configuration.limits.message_size,
@@ -125,7 +130,10 @@ export async function startController(configuration: Configuration, logger: Logg
   return {
     addresses: server.addresses,
     metricsAddress: metricsServer?.address,
-    reopenLogs: () => audit?.reopen(),
+    reload: () => {
+      audit?.reopen();
+      server?.reloadCertificates();
+    },
     stop,
   };
 }

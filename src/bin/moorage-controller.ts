@@ -59,7 +59,7 @@ async function serve(flags: ConfigurationFlags): Promise<void> {
       process.exit(0);
     }, fatal);
   };
-  process.on('SIGHUP', () => controller.reopenLogs());
+  process.on('SIGHUP', () => controller.reload());
   process.on('SIGTERM', stop);
   process.on('SIGINT', stop);
 }

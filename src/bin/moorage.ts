@@ -19,4 +19,5 @@ process.exitCode = await runCommand(process.argv.slice(2), {
     const { initialisePool } = await import('../agents/rbd/pool-init.js');
     return initialisePool(settings);
   },
+  authority: async () => (await import('./authority.js')).authorityTools,
 });

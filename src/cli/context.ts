@@ -22,9 +22,37 @@ export interface PoolInitialisationResult {
   readonly usersMade: readonly string[];
 }
 
+/** Whom a certificate is for. */
+export type CertificateHolder =
+  | { readonly kind: 'server'; readonly hosts: readonly string[] }
+  | { readonly kind: 'caller'; readonly name: string; readonly role: 'admin' | 'node' | 'reader' };
+
+/** Files that were written. */
+export interface CertificateFiles {
+  readonly certificate: string;
+  readonly key: string;
+}
+
+/** What `moorage pki` does; done by whoever composes the command. Never writes over a file. */
+export interface AuthorityTools {
+  initialise(wish: {
+    readonly directory: string;
+    readonly name: string;
+    readonly lifetimeMilliseconds: number;
+  }): Promise<CertificateFiles>;
+  issue(wish: {
+    readonly directory: string;
+    readonly output: string;
+    readonly fileName: string;
+    readonly holder: CertificateHolder;
+    readonly lifetimeMilliseconds: number;
+  }): Promise<CertificateFiles>;
+}
+
 /** What the command needs of its surroundings. */
 export interface CommandContext extends Streams {
   readonly initialisePool: (settings: PoolInitialisation) => Promise<PoolInitialisationResult>;
+  readonly authority: () => Promise<AuthorityTools>;
 }
 
 /** Adds the options of every command that calls the controller and ends when that is done. */

@@ -4,6 +4,7 @@ import { addAdminCommands } from './commands/admin.js';
 import { addExportCommands } from './commands/export.js';
 import { addNodeCommands } from './commands/node.js';
 import { addOperationCommands } from './commands/operation.js';
+import { addPkiCommands } from './commands/pki.js';
 import { addPoolCommands } from './commands/pool.js';
 import { addSnapshotCommands } from './commands/snapshot.js';
 import { addTreeCommand } from './commands/tree.js';
@@ -12,7 +13,7 @@ import { addWatchCommand } from './commands/watch.js';
 import type { CommandContext } from './context.js';
 import { EXIT, EXIT_CODE_HELP, exitCodeOf, sentenceOf } from './exit-codes.js';
 
-export type { CommandContext, PoolInitialisation, PoolInitialisationResult } from './context.js';
+export type { AuthorityTools, CommandContext, PoolInitialisation, PoolInitialisationResult } from './context.js';
 
 /**
  * Runs the command.
@@ -51,6 +52,7 @@ ${EXIT_CODE_HELP}`,
   addExportCommands(program, context);
   addNodeCommands(program, context);
   addPoolCommands(program, context);
+  addPkiCommands(program, context);
   addOperationCommands(program, context);
   addTreeCommand(program, context);
   addWatchCommand(program, context);

@@ -6,6 +6,7 @@ import {
   Client,
   connectivityState,
   credentials,
+  experimental,
   Metadata,
   type ServiceError,
   status,
@@ -13,9 +14,26 @@ import {
 import type { MethodDefinition } from '@grpc/proto-loader';
 import type { WatchRequest } from '../generated/moorage/v1/WatchRequest.js';
 import type { WatchResponse__Output } from '../generated/moorage/v1/WatchResponse.js';
+import { type CertificateEvent, WatchedCertificates } from '../tls/index.js';
 import { type AnyMethod, type ApiDefinition, methods } from './definitions.js';
 import { invalidField, MoorageCallError } from './errors.js';
 import { type WatchOptions, watchAgain } from './watch.js';
+
+/** PEM texts. Without certificate and key only a listener for enrollment is reached. */
+export interface TlsTexts {
+  readonly ca: string | Buffer;
+  readonly certificate?: string | Buffer;
+  readonly key?: string | Buffer;
+}
+
+/** PEM files, which are read again when they change: for a client that lives longer than its certificate. */
+export interface TlsFiles {
+  readonly caFile: string;
+  readonly certificateFile: string;
+  readonly keyFile: string;
+  /** Hears what became of a change. */
+  readonly onChange?: (event: CertificateEvent) => void;
+}
 
 /** Where the controller is and how to reach it. */
 export interface ConnectOptions {
@@ -24,12 +42,8 @@ export interface ConnectOptions {
    * answer.
    */
   readonly endpoints: readonly string[];
-  /** PEM texts; required for everything but unix sockets and loopback addresses. */
-  readonly tls?: {
-    readonly ca: string | Buffer;
-    readonly certificate: string | Buffer;
-    readonly key: string | Buffer;
-  };
+  /** Required for everything but unix sockets and loopback addresses. */
+  readonly tls?: TlsTexts | TlsFiles;
   /**
    * After how much silence, in milliseconds, a controller that has calls to answer is asked whether it still lives, and how
    * long it has to say so: one that froze, or whose host is cut off, costs twice this before the next endpoint is tried. 5,000
@@ -94,20 +108,22 @@ const readingMethod = /^(Get|List|Wait)/;
 
 /**
  * Makes a client. Connects when the first call needs it.
- * @throws TypeError when an endpoint cannot be reached in the way asked for
+ * @throws TypeError when an endpoint cannot be reached in the way asked for; CertificateFileError when a file cannot be used
  */
 export function connect(options: ConnectOptions): MoorageClient {
   if (options.endpoints.length === 0) throw new TypeError('endpoints: at least one is needed');
-  const channelCredentials = credentialsOf(options);
   const silence = options.silenceMilliseconds ?? DEFAULT_SILENCE_MILLISECONDS;
   const channelOptions = {
     'grpc.enable_retries': 0,
     'grpc.keepalive_time_ms': silence,
     'grpc.keepalive_timeout_ms': silence,
+    // Otherwise grpc-js would go on with a connection of before, and with the certificate that it was made with.
+    'grpc.use_local_subchannel_pool': 1,
   };
-  const endpoints = new Endpoints(
-    options.endpoints.map((endpoint) => new Client(endpoint, channelCredentials, channelOptions)),
-  );
+  const connections = (channelCredentials: ChannelCredentials): Client[] =>
+    options.endpoints.map((endpoint) => new Client(endpoint, channelCredentials, channelOptions));
+  const channelCredentials = credentialsOf(options, () => endpoints.renew(connections(channelCredentials)));
+  const endpoints = new Endpoints(connections(channelCredentials));
   const client: Record<string, unknown> = {
     close: () => endpoints.close(),
     watch: (request: WatchRequest, watching: WatchOptions = {}) =>
@@ -135,9 +151,21 @@ export function connect(options: ConnectOptions): MoorageClient {
   return client as MoorageClient;
 }
 
-function credentialsOf({ endpoints, tls }: ConnectOptions): ChannelCredentials {
+/** @param onRenewed hears when connections are to be made anew, because the certificates are others */
+function credentialsOf({ endpoints, tls }: ConnectOptions, onRenewed: () => void): ChannelCredentials {
+  if (tls !== undefined && 'caFile' in tls) {
+    const { caFile, certificateFile, keyFile, onChange } = tls;
+    const paths = { ca: caFile, certificate: certificateFile, key: keyFile };
+    const watched = new WatchedCertificates(paths, (event) => {
+      if (event.kind === 'loaded') onRenewed();
+      onChange?.(event);
+    });
+    return experimental.createCertificateProviderChannelCredentials(watched, watched);
+  }
   if (tls !== undefined) {
-    return credentials.createSsl(Buffer.from(tls.ca), Buffer.from(tls.key), Buffer.from(tls.certificate));
+    const { ca, certificate, key } = tls;
+    if (certificate === undefined || key === undefined) return credentials.createSsl(Buffer.from(ca));
+    return credentials.createSsl(Buffer.from(ca), Buffer.from(key), Buffer.from(certificate));
   }
   const beyond = endpoints.find((endpoint) => !isLocal(endpoint));
   if (beyond !== undefined) {
@@ -155,8 +183,9 @@ function isLocal(endpoint: string): boolean {
 }
 
 class Endpoints {
-  readonly #clients: readonly Client[];
+  #clients: readonly Client[];
   #current = 0;
+  #closed = false;
 
   constructor(clients: readonly Client[]) {
     this.#clients = clients;
@@ -171,7 +200,15 @@ class Endpoints {
     if (this.current === client) this.#current = (this.#current + 1) % this.#clients.length;
   }
 
+  /** Goes on with other connections; calls that run end on theirs. */
+  renew(clients: readonly Client[]): void {
+    const former = this.#closed ? clients : this.#clients;
+    if (!this.#closed) this.#clients = clients;
+    for (const client of former) client.close();
+  }
+
   close(): void {
+    this.#closed = true;
     for (const client of this.#clients) client.close();
   }
 }

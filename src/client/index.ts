@@ -15,7 +15,14 @@ export type { Repaired__Output as Repaired } from '../generated/moorage/v1/Repai
 export type { Snapshot__Output as Snapshot } from '../generated/moorage/v1/Snapshot.js';
 export type { Volume__Output as Volume } from '../generated/moorage/v1/Volume.js';
 export type { WatchResponse__Output as WatchEvent } from '../generated/moorage/v1/WatchResponse.js';
-export { type CallOptions, type ConnectOptions, connect, type MoorageClient } from './connect.js';
+export {
+  type CallOptions,
+  type ConnectOptions,
+  connect,
+  type MoorageClient,
+  type TlsFiles,
+  type TlsTexts,
+} from './connect.js';
 export { MoorageCallError, type StatusName } from './errors.js';
 export { pages, toDate, type WaitOptions, waitForOperation } from './operations.js';
 export type { WatchOptions } from './watch.js';

@@ -17,8 +17,8 @@ export type StreamMethod<Request, Response> = (
 
 /** What every stream needs around its method. */
 export interface StreamEnvironment extends CallEnvironment {
-  /** Aborts when the server drains. */
-  readonly stopping: AbortSignal;
+  /** What aborts, for a stream that begins now, when the server drains or the stream must be begun again. */
+  readonly stopping: () => AbortSignal;
 }
 
 /** How long a caller may take nothing off a full stream before the stream ends, in milliseconds. */
@@ -54,7 +54,7 @@ async function answer<Request, Response>(
       signal: cancelled.signal,
       requestId,
     };
-    for await (const message of method(call.request, caller, environment.stopping)) {
+    for await (const message of method(call.request, caller, environment.stopping())) {
       if (cancelled.signal.aborted) return;
       if (!call.write(message)) await drained(call, cancelled.signal, environment.clock);
     }

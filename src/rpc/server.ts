@@ -1,10 +1,10 @@
 import { setMaxListeners } from 'node:events';
-import { readFileSync } from 'node:fs';
 import { chmod, lstat, unlink } from 'node:fs/promises';
 import { connect, isIP } from 'node:net';
-import { Server, ServerCredentials } from '@grpc/grpc-js';
+import { experimental, Server, ServerCredentials } from '@grpc/grpc-js';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Role, Services } from '../core/services/types.js';
+import { type CertificateEvent, WatchedCertificates } from '../tls/index.js';
 import { services as definitions } from './definitions.js';
 import { adminHandlers } from './handlers/admin.js';
 import { eventHandlers } from './handlers/event.js';
@@ -39,6 +39,8 @@ export interface ServerOptions {
   readonly listeners: readonly Listener[];
   readonly environment: CallEnvironment;
   readonly observer: CallObserver;
+  /** Hears what became of changed certificate files; `address` as configured. */
+  readonly certificateEvent: (address: string, event: CertificateEvent) => void;
   readonly limits: { readonly messageBytes: number; readonly concurrentCalls: number };
 }
 
@@ -46,6 +48,8 @@ export interface ServerOptions {
 export interface RunningServer {
   /** Where it listens, with the ports that were taken, in the order of the listeners. */
   readonly addresses: readonly string[];
+  /** Looks at once whether the files of certificates have changed; they are looked at every few seconds anyhow. */
+  reloadCertificates(): void;
   /**
    * Says NOT_SERVING, ends streams with UNAVAILABLE, takes no new call, waits for those that run, and cuts them off when the time is up.
    * @param milliseconds how long to wait for running calls
@@ -71,15 +75,18 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const reflection = reflectionServices();
   const servers: Server[] = [];
   const stopping = new AbortController();
-  // Every stream listens to it.
-  setMaxListeners(0, stopping.signal);
   const addresses: string[] = [];
+  const allWatched: WatchedCertificates[] = [];
   try {
     for (const listener of options.listeners) {
-      const door: Door =
-        listener.security.kind === 'plaintext'
-          ? { kind: 'plaintext', role: listener.security.role }
-          : { kind: 'certificate' };
+      const streams = new Renewable(stopping.signal);
+      const { credentials, watched } = credentialsOf(listener, (event) => {
+        options.certificateEvent(listener.address, event);
+        // Calls are judged one by one; a stream was judged when it began. Who is still trusted goes on where it was.
+        if (event.authorityWithdrawn) streams.renew();
+      });
+      if (watched !== undefined) allWatched.push(watched);
+      const door = doorOf(listener, watched);
       const server = new Server({
         'grpc.max_receive_message_length': options.limits.messageBytes,
         // More than may run: a caller over the limit is told so, instead of being held back until its deadline.
@@ -90,10 +97,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
         interceptors: [observe(options.observer), admit(limit), authenticate(door)],
       });
       servers.push(server);
-      addServices(server, options, stopping.signal);
+      addServices(server, options, () => streams.signal);
       health.addToServer(server);
       for (const { definition, implementation } of reflection) server.addService(definition, implementation);
-      addresses.push(await bind(server, listener));
+      addresses.push(await bind(server, listener, credentials));
     }
   } catch (error) {
     for (const server of servers) server.forceShutdown();
@@ -103,6 +110,9 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   for (const name of names) health.setStatus(name, 'SERVING');
   return {
     addresses,
+    reloadCertificates() {
+      for (const certificates of allWatched) certificates.reload();
+    },
     async stop(milliseconds) {
       for (const name of names) health.setStatus(name, 'NOT_SERVING');
       // Streams would go on for as long as their callers like.
@@ -112,7 +122,42 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   };
 }
 
-function addServices(server: Server, { services, environment }: ServerOptions, stopping: AbortSignal): void {
+/** A signal that aborts with another one, or is made to, and is then followed by a new one. */
+class Renewable {
+  readonly #outer: AbortSignal;
+  #inner = new AbortController();
+  #signal: AbortSignal;
+
+  constructor(outer: AbortSignal) {
+    this.#outer = outer;
+    this.#signal = this.#joined();
+  }
+
+  get signal(): AbortSignal {
+    return this.#signal;
+  }
+
+  renew(): void {
+    const former = this.#inner;
+    this.#inner = new AbortController();
+    this.#signal = this.#joined();
+    former.abort();
+  }
+
+  #joined(): AbortSignal {
+    const joined = AbortSignal.any([this.#outer, this.#inner.signal]);
+    // Every stream listens to it.
+    setMaxListeners(0, joined);
+    return joined;
+  }
+}
+
+function doorOf({ security }: Listener, watched: WatchedCertificates | undefined): Door {
+  if (security.kind === 'plaintext') return { kind: 'plaintext', role: security.role };
+  return { kind: 'certificate', hasIssued: (certificate, print) => watched?.hasIssued(certificate, print) === true };
+}
+
+function addServices(server: Server, { services, environment }: ServerOptions, stopping: () => AbortSignal): void {
   server.addService(tolerant(definitions.storageController), storageControllerHandlers(services, environment));
   server.addService(tolerant(definitions.node), nodeHandlers(services, environment));
   server.addService(tolerant(definitions.pool), poolHandlers(services, environment));
@@ -125,13 +170,12 @@ function serviceName(definition: Readonly<Record<string, { readonly path: string
   return Object.values(definition)[0]?.path.split('/')[1] ?? '';
 }
 
-async function bind(server: Server, listener: Listener): Promise<string> {
+async function bind(server: Server, listener: Listener, credentials: ServerCredentials): Promise<string> {
   const { address, security } = listener;
   const socketPath = address.startsWith('unix:') ? address.slice('unix:'.length) : undefined;
   if (security.kind === 'plaintext' && socketPath === undefined && !isLoopback(address)) {
     throw new ListenError(address, 'plain text is served on loopback and on unix sockets only; give it tls');
   }
-  const credentials = credentialsOf(listener);
   if (socketPath !== undefined) await removeStaleSocket(address, socketPath);
   // Made with the narrowest mode, so that there is no moment in which others could connect.
   const before = socketPath === undefined ? undefined : process.umask(0o177);
@@ -152,21 +196,26 @@ async function bind(server: Server, listener: Listener): Promise<string> {
   return address.replace(/:[0-9]+$/, `:${port}`);
 }
 
-function credentialsOf({ address, security }: Listener): ServerCredentials {
-  if (security.kind === 'plaintext') return ServerCredentials.createInsecure();
-  const read = (what: string, path: string): Buffer => {
-    try {
-      return readFileSync(path);
-    } catch (cause) {
-      throw new ListenError(address, `the ${what} ${path} cannot be read: ${(cause as Error).message}`, { cause });
-    }
-  };
-  const clientCa = read('CA of the clients', security.clientCa);
-  const pair = { cert_chain: read('certificate', security.certificate), private_key: read('key', security.key) };
+interface ListenerCredentials {
+  readonly credentials: ServerCredentials;
+  readonly watched?: WatchedCertificates;
+}
+
+function credentialsOf(
+  { address, security }: Listener,
+  onEvent: (event: CertificateEvent) => void,
+): ListenerCredentials {
+  if (security.kind === 'plaintext') return { credentials: ServerCredentials.createInsecure() };
+  const { certificate, key, clientCa } = security;
   try {
-    return ServerCredentials.createSsl(clientCa, [pair], true);
+    const watched = new WatchedCertificates({ certificate, key, ca: clientCa }, onEvent);
+    // One object for both of its parameters, whose order is not what their names say in this version of grpc-js.
+    return {
+      credentials: experimental.createCertificateProviderServerCredentials(watched, watched, true),
+      watched,
+    };
   } catch (cause) {
-    throw new ListenError(address, `certificate and key do not work together: ${(cause as Error).message}`, { cause });
+    throw new ListenError(address, (cause as Error).message, { cause });
   }
 }
 

@@ -2,11 +2,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Services } from '../../src/core/services/types.js';
 import { type EndedCall, type Listener, type RunningServer, startServer } from '../../src/rpc/index.js';
 import type { CallEnvironment } from '../../src/rpc/unary.js';
+import type { CertificateEvent } from '../../src/tls/index.js';
 
 /** A server of the API for tests, and what it told of its calls. */
 export interface TestServer {
   readonly server: RunningServer;
   readonly ended: EndedCall[];
+  readonly certificates: CertificateEvent[];
   readonly unexpected: { readonly requestId: string; readonly error: unknown }[];
 }
 
@@ -26,6 +28,7 @@ export async function serve(
   clock = realClock,
 ): Promise<TestServer> {
   const ended: EndedCall[] = [];
+  const certificates: CertificateEvent[] = [];
   const unexpected: TestServer['unexpected'] = [];
   const server = await startServer({
     services,
@@ -36,9 +39,10 @@ export async function serve(
       deadlines: { defaultMilliseconds: 60_000, maximumMilliseconds: 600_000 },
       unexpectedError: (requestId, _method, error) => unexpected.push({ requestId, error }),
     },
+    certificateEvent: (_address, event) => certificates.push(event),
     observer: { callBegan: () => undefined, callEnded: (call) => ended.push(call) },
   });
-  return { server, ended, unexpected };
+  return { server, ended, certificates, unexpected };
 }
 
 /** A plain-text listener on a free port of loopback. */

@@ -26,6 +26,7 @@ async function run(methods: Parameters<typeof fakeServices>[0], ...argv: string[
     stdout: { write: (text: string) => out.push(text) },
     stderr: { write: (text: string) => err.push(text) },
     initialisePool: () => Promise.reject(new Error('not asked for')),
+    authority: () => Promise.reject(new Error('not asked for')),
   });
   await running.server.stop(0);
   return { code, stdout: out.join(''), stderr: err.join(''), seen: fake.seen };

@@ -72,6 +72,7 @@ describe('the moorage command', () => {
         initialised.push(settings);
         return { fsid: 'f', pools: ['moorage'], usersMade: ['moorage-data'] };
       },
+      authority: () => Promise.reject(new Error('not asked for')),
     });
     return { code, stdout: out.join(''), stderr: err.join(''), initialised };
   }

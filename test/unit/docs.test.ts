@@ -226,6 +226,7 @@ async function helpInProcess(path: readonly string[]): Promise<string> {
     stdout: stream,
     stderr: stream,
     initialisePool: () => Promise.reject(new Error('not here')),
+    authority: () => Promise.reject(new Error('not asked for')),
   });
   return text;
 }

@@ -13,21 +13,23 @@ import { expect } from 'chai';
 const mayImport: Readonly<Record<string, readonly string[]>> = {
   generated: [],
   descriptor: [],
+  pki: [],
+  tls: [],
   core: [],
   store: ['core/ports', 'core/model', 'core/errors'],
   backends: ['core/ports', 'core/model', 'core/errors', 'generated'],
   sealing: ['core/ports', 'core/errors', 'descriptor'],
   observability: ['core'],
   config: ['core'],
-  rpc: ['core', 'generated'],
+  rpc: ['core', 'generated', 'tls'],
   agents: ['generated'],
-  client: ['generated'],
+  client: ['generated', 'tls'],
   'storage-utils': ['descriptor'],
   cli: ['client', 'storage-utils', 'descriptor'],
   // Composes all; nothing imports it, because no part lists it.
   bin: [
     ...['agents', 'backends', 'cli', 'client', 'config', 'core', 'descriptor'],
-    ...['observability', 'rpc', 'sealing', 'storage-utils', 'store'],
+    ...['observability', 'pki', 'rpc', 'sealing', 'storage-utils', 'store'],
   ],
 };
 
@@ -36,10 +38,11 @@ const kept: readonly { readonly modules: RegExp; readonly folders: readonly stri
   { modules: /^koffi$/, folders: ['agents/rbd/librbd', 'storage-utils/libvirt'] },
   { modules: /^(better-sqlite3|node:sqlite)$/, folders: ['store/sqlite'] },
   { modules: /^(redis|ioredis|@redis\/.*)$/, folders: ['store/redis'] },
+  { modules: /^@peculiar\//, folders: ['pki'] },
   { modules: /^node:(child_process|cluster)$/, folders: ['storage-utils/host', 'backends', 'agents'] },
   {
     modules: /^(@grpc\/.*|grpc-health-check|nice-grpc.*|protobufjs)(\/|$)/,
-    folders: ['agents', 'backends', 'bin', 'client', 'generated', 'rpc'],
+    folders: ['agents', 'backends', 'bin', 'client', 'generated', 'rpc', 'tls'],
   },
 ];
 

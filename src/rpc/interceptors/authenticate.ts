@@ -1,5 +1,5 @@
 import type { PeerCertificate } from 'node:tls';
-import { ServerInterceptingCall, type ServerInterceptor } from '@grpc/grpc-js';
+import { ServerInterceptingCall, type ServerInterceptingCallInterface, type ServerInterceptor } from '@grpc/grpc-js';
 import { MoorageError } from '../../core/errors.js';
 import type { Role } from '../../core/services/types.js';
 import { statusOf } from '../errors.js';
@@ -7,7 +7,13 @@ import { mayCall } from '../roles.js';
 import { contextOf } from './context.js';
 
 /** How callers of a listener are known: by their certificate, or all alike on a plain-text one. */
-export type Door = { readonly kind: 'certificate' } | { readonly kind: 'plaintext'; readonly role: Role };
+export type Door =
+  | {
+      readonly kind: 'certificate';
+      /** Whether an authority that is trusted now has signed it; the connection may be older than that trust. */
+      readonly hasIssued: (certificate: Buffer, fingerprint: string) => boolean;
+    }
+  | { readonly kind: 'plaintext'; readonly role: Role };
 
 const roles: readonly string[] = ['admin', 'node', 'reader'] satisfies readonly Role[];
 const acceptableName = /^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$/;
@@ -39,7 +45,27 @@ export function principalOf(certificate: PeerCertificate | undefined): { name: s
       { reason: 'BAD_CERTIFICATE' },
     );
   }
+  // A connection may outlive the certificate that made it.
+  if (Date.parse(certificate?.valid_to ?? '') <= Date.now()) {
+    throw new MoorageError('UNAUTHENTICATED', `The client certificate expired at ${certificate?.valid_to}.`, {
+      reason: 'CERTIFICATE_EXPIRED',
+    });
+  }
   return { name, role: role as Role };
+}
+
+function identify(door: Door, call: ServerInterceptingCallInterface): { name: string; role: Role } {
+  if (door.kind === 'plaintext') return { name: 'local', role: door.role };
+  const certificate = call.getAuthContext().sslPeerCertificate;
+  const principal = principalOf(certificate);
+  if (certificate === undefined || !door.hasIssued(certificate.raw, certificate.fingerprint256)) {
+    throw new MoorageError(
+      'UNAUTHENTICATED',
+      'No authority that this listener trusts has signed the client certificate. (One that an intermediate authority signed needs that one in client_ca too.)',
+      { reason: 'UNKNOWN_AUTHORITY' },
+    );
+  }
+  return principal;
 }
 
 /** Finds out who calls and whether that role may call the method, before the request is read. */
@@ -51,10 +77,7 @@ export function authenticate(door: Door): ServerInterceptor {
           onReceiveMetadata(metadata, nextMetadata) {
             try {
               const context = contextOf(metadata);
-              const principal =
-                door.kind === 'plaintext'
-                  ? { name: 'local', role: door.role }
-                  : principalOf(call.getAuthContext().sslPeerCertificate);
+              const principal = identify(door, call);
               context.principal = principal;
               if (!mayCall(principal.role, method.path)) throw denied(principal.role, method.path);
             } catch (error) {
