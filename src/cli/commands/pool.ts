@@ -15,6 +15,7 @@ interface CreateFlags extends CommonFlags {
   readonly cephPool: string;
   readonly access: 'managed' | 'keyring';
   readonly keyringUser: string;
+  readonly isolate?: boolean;
   readonly undeleteWindow?: number;
   readonly tag: Record<string, string>;
 }
@@ -54,6 +55,7 @@ export function addPoolCommands(program: Command, context: CommandContext): void
         .default('managed'),
     )
     .option('--keyring-user <name>', 'the Ceph user (without "client.") of those keyrings', '')
+    .option('--isolate', 'copy each snapshot whole, so that no node reads an image that another may write')
     .option('--undelete-window <duration>', 'how long what is deleted can be undeleted; 7d unless given', parseDuration)
     .option('--tag <key=value>', 'a tag; may be repeated', collectTag, {})
     .action(async (poolId: string, flags: CreateFlags) =>
@@ -66,6 +68,7 @@ export function addPoolCommands(program: Command, context: CommandContext): void
             cephPool: flags.cephPool,
             access: flags.access === 'keyring' ? 'RBD_ACCESS_KEYRING' : 'RBD_ACCESS_MANAGED',
             keyringUser: flags.keyringUser,
+            isolate: flags.isolate ?? false,
           },
           ...(flags.undeleteWindow !== undefined && { undeleteWindowSeconds: Math.round(flags.undeleteWindow) }),
           tags: flags.tag,
@@ -209,6 +212,7 @@ function describePool(pool: Pool | null): string {
     ['cluster', pool.rbd?.cluster ?? ''],
     ['ceph pool', pool.rbd?.cephPool ?? ''],
     ['access', accessOf(pool)],
+    ['isolated', pool.rbd?.isolate === true ? 'yes' : 'no'],
     ['undelete window', `${pool.undeleteWindowSeconds} s`],
     ['tags', formatTags(pool.tags)],
     ['created', formatTime(pool.createTime)],

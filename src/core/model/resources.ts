@@ -180,6 +180,8 @@ export interface RbdPoolSettings {
   readonly access: RbdAccess;
   /** Only with access "keyring". */
   readonly keyringUser: string;
+  /** Whether no node ever reads an image that another node may write: each snapshot's image is flattened. */
+  readonly isolate?: boolean;
 }
 
 export interface Pool {

@@ -149,6 +149,9 @@ export class Pools implements PoolService {
     if (settings.access === 'managed' && settings.keyringUser !== '') {
       throw invalidField('rbd.keyring_user', 'goes only with keyring access');
     }
+    if (settings.access === 'keyring' && settings.isolate === true) {
+      throw invalidField('rbd.isolate', 'goes only with managed access: with a keyring a node reads the whole pool');
+    }
     const window = request.undeleteWindowSeconds ?? DEFAULT_UNDELETE_WINDOW_SECONDS;
     requireWindow(window);
     requireTags(request.tags);
@@ -226,13 +229,14 @@ function beingDeleted(pool: Pool): MoorageError {
 
 function isSame(a: Pool, b: Pool): boolean {
   const essence = ({ settings, undeleteWindowSeconds, tags }: Pool) => {
-    const { backend, cluster, cephPool, access, keyringUser } = settings;
+    const { backend, cluster, cephPool, access, keyringUser, isolate = false } = settings;
     return JSON.stringify([
       backend,
       cluster,
       cephPool,
       access,
       keyringUser,
+      isolate,
       undeleteWindowSeconds,
       Object.entries(tags).sort(),
     ]);

@@ -141,12 +141,13 @@ export function fromCreatePool(request: CreatePoolRequest__Output): CreatePool {
 
 function fromRbdSettings(settings: RbdPoolSettings__Output): RbdPoolSettings {
   const base = { backend: 'rbd', cluster: settings.cluster, cephPool: settings.cephPool } as const;
+  const isolate = settings.isolate ? { isolate: true } : {};
   switch (settings.access) {
     case 'RBD_ACCESS_UNSPECIFIED':
     case 'RBD_ACCESS_MANAGED':
-      return { ...base, access: 'managed', keyringUser: settings.keyringUser };
+      return { ...base, access: 'managed', keyringUser: settings.keyringUser, ...isolate };
     case 'RBD_ACCESS_KEYRING':
-      return { ...base, access: 'keyring', keyringUser: settings.keyringUser };
+      return { ...base, access: 'keyring', keyringUser: settings.keyringUser, ...isolate };
     default:
       throw invalidField(
         'rbd.access',

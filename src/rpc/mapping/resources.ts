@@ -118,6 +118,7 @@ export function toPool({ value: { pool, status }, etag }: Versioned<PoolWithStat
       cephPool: pool.settings.cephPool,
       access: pool.settings.access === 'keyring' ? 'RBD_ACCESS_KEYRING' : 'RBD_ACCESS_MANAGED',
       keyringUser: pool.settings.keyringUser,
+      isolate: pool.settings.isolate === true,
     },
     health: poolHealths[status.health],
     statusMessage: status.statusMessage,

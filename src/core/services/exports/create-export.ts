@@ -22,7 +22,7 @@ import { refusal } from '../images.js';
 import { requireNotFenced } from '../node-fence.js';
 import type { Caller, ExportVolume } from '../types.js';
 import { requireAvailable } from '../volumes/expand-volume.js';
-import { ancestorsOf, judge, type Wish } from './rules.js';
+import { type Ancestor, ancestorsOf, judge, type Wish } from './rules.js';
 
 /*
  * Export: by a grant or an administrator's word → judged by the rules → commit the export as `exporting`, listed by its volume,
@@ -66,6 +66,7 @@ export async function intendExport(
   const verdict = judge(volume, exports, wish);
   if ('existing' in verdict) return joinExisting(verdict.existing, grant);
   const ancestors = await ancestorsOf(core.store, requireImage(volume));
+  await requireIsolated(core, volume, ancestors);
   const now = core.clock.now();
   const item: Export = {
     id: newId('exp'),
@@ -106,6 +107,19 @@ export async function intendExport(
     ],
     item,
   };
+}
+
+/** @throws MoorageError FAILED_PRECONDITION when it would read an image that another node may write, and the pool forbids that */
+async function requireIsolated(core: CoreContext, volume: Volume, ancestors: readonly Ancestor[]): Promise<void> {
+  const pool = (await getPool(core.store, volume.poolId)).value;
+  // A snapshot's image is never exported; a volume's may be, and its node writes it.
+  const writable = ancestors.find(({ id }) => id.startsWith('vol-'));
+  if (pool.settings.isolate !== true || writable === undefined) return;
+  throw new MoorageError(
+    'FAILED_PRECONDITION',
+    `The volume ${volume.id} reads ${writable.id}, and the pool ${pool.id} isolates volumes. Make it from a snapshot of this pool.`,
+    { reason: 'NOT_ISOLATED', metadata: { volume_id: volume.id, ancestor_id: writable.id } },
+  );
 }
 
 function existing(item: Export): Intent & { readonly item: Export } {

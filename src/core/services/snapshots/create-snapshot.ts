@@ -39,6 +39,8 @@ export interface CreateSnapshotPlan {
   readonly image?: ImageRecord;
   /** Whether its image is to be flattened. */
   readonly flatten?: boolean;
+  /** Whether it is of no use unless it is flattened: volumes made from it must read nothing that a node may write. */
+  readonly isolate?: boolean;
   /** From when it is known that it was not flattened although it was to be: why, for people. */
   readonly notFlattened?: string;
   /** From when a step was refused for good: what the caller is told once the point is left. */
@@ -81,10 +83,12 @@ export async function intendCreateSnapshot(
     cloneDepth,
     operationId: newId('op'),
   };
+  const isolate = (await getPool(core.store, volume.poolId)).value.settings.isolate === true;
   const plan: CreateSnapshotPlan = {
     volumeId: volume.id,
     imageName: snapshot.id,
-    ...(cloneDepth < core.settings.softCloneDepth ? {} : { flatten: true }),
+    ...(cloneDepth < core.settings.softCloneDepth && !isolate ? {} : { flatten: true }),
+    ...(isolate ? { isolate } : {}),
   };
   return {
     intent: 'operation',
@@ -121,7 +125,7 @@ export function createSnapshotDefinition(
       abandon: async (context) => abandoned(core, context, await removeIfLast(core, context)),
     },
     onRefused: async (context, error) => refused(core, context, error),
-    cancellable: ({ phase, plan }) => plan.flatten === true && BEFORE_FLATTENED.has(phase),
+    cancellable: ({ phase, plan }) => plan.flatten === true && plan.isolate !== true && BEFORE_FLATTENED.has(phase),
     images: async (plan, { resourceId }) => {
       const volume = await getVolume(core.store, plan.volumeId);
       const snapshot = await getSnapshot(core.store, resourceId);
@@ -233,6 +237,7 @@ async function refused(core: CoreContext, context: Context, error: BackendError)
   if (
     context.operation.phase === 'flatten' &&
     error.code === 'RESOURCE_EXHAUSTED' &&
+    context.plan.isolate !== true &&
     context.plan.notFlattened === undefined
   ) {
     // A full pool: the snapshot is good without it, too.
