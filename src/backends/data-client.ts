@@ -3,6 +3,7 @@ import { BackendError, type DataBackend, type StepContext } from '../core/ports/
 import { coreImageFacts, corePoints, coreSize, required, wireImage, wireParent } from './mapping.js';
 import type { PoolFacts } from './pool-facts.js';
 import { dataService, fenceService } from './protocol.js';
+import type { PoolRights } from './rights.js';
 import type { StepCaller } from './step-caller.js';
 
 /*
@@ -35,11 +36,17 @@ async function unlessHeldByTheDead(
 }
 
 /** The port's role "data", asked of the cluster's data agent. Each method throws {@link BackendError}. */
-export function dataClient(steps: StepCaller, pools: PoolFacts): DataBackend {
+export function dataClient(steps: StepCaller, pools: PoolFacts, rights: PoolRights): DataBackend {
   return {
     connectorFacts: (pool) => pools.facts(pool),
     poolStatus: (pool) => pools.status(pool),
-    probePool: (pool, context) => pools.probe(pool, context),
+
+    async probePool(pool, context) {
+      // First what tells a pool that is not there from one that may not be used.
+      const status = await pools.probe(pool, context);
+      await rights.ensure(pool, context);
+      return status;
+    },
 
     async openConnection(pool, context) {
       const { answer, agentId } = await steps.call(

@@ -5,6 +5,7 @@ import { fenceClient } from './fence-client.js';
 import { type AgentLauncher, processLauncher, removeStaleSockets } from './launcher.js';
 import { PoolFacts } from './pool-facts.js';
 import { dataService } from './protocol.js';
+import { defaultRenewalPauses, PoolRights, type RenewalPauses } from './rights.js';
 import type { AgentRole, AgentSettings, BackendObserver, ClusterSettings } from './settings.js';
 import { type ClusterAgents, StepCaller } from './step-caller.js';
 import { AgentSupervisor } from './supervisor.js';
@@ -49,6 +50,8 @@ export interface BackendsOptions {
   readonly lifecycle: () => AgentLifecycle;
   /** Unset starts the project's own agent as a process. */
   readonly launcher?: AgentLauncher;
+  /** How often agents may be renewed; tests shorten it. */
+  readonly renewalPauses?: RenewalPauses;
 }
 
 /** Builds the backends of a controller; nothing runs yet. */
@@ -58,6 +61,7 @@ export function createBackends(options: BackendsOptions): Backends {
   const lifecycle: AgentLifecycle = {
     admit: (agent) => options.lifecycle().admit(agent),
     died: (agent) => options.lifecycle().died(agent),
+    heldBack: (poolId) => options.lifecycle().heldBack(poolId),
   };
   const processIds = new Map<string, number>();
   const noting: BackendObserver = {
@@ -99,6 +103,20 @@ export function createBackends(options: BackendsOptions): Backends {
     observer,
     clock,
     onPool: (pool) => pools.note(pool),
+    onNoRight: (pool, context) => rights.doubt(pool, context),
+    heldBack: (poolId) => lifecycle.heldBack(poolId),
+  });
+  const rights: PoolRights = new PoolRights({
+    clusters: new Map(
+      options.clusters.flatMap((cluster) => {
+        const agents = clusters.get(cluster.name);
+        return agents === undefined ? [] : [[cluster.name, { settings: cluster, agents }] as const];
+      }),
+    ),
+    steps,
+    clock,
+    pauses: options.renewalPauses ?? defaultRenewalPauses,
+    timeoutMilliseconds: settings.poolTimeoutMilliseconds,
   });
   const pools = new PoolFacts({
     read: async (pool, context) =>
@@ -115,7 +133,7 @@ export function createBackends(options: BackendsOptions): Backends {
   }
 
   return {
-    port: { data: dataClient(steps, pools), fence: fenceClient(steps) },
+    port: { data: dataClient(steps, pools, rights), fence: fenceClient(steps) },
 
     async start(identity) {
       if (background !== undefined) throw new Error('the backends run already');

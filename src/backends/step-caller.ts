@@ -1,6 +1,6 @@
 import type { MethodDefinition } from '@grpc/proto-loader';
 import type { Pool } from '../core/model/resources.js';
-import { BackendError, type StepContext } from '../core/ports/backend.js';
+import { BackendError, NO_RIGHT, type StepContext } from '../core/ports/backend.js';
 import type { Clock } from '../core/ports/clock.js';
 import { betweenPoints, stepPoints } from '../core/ports/crash-points.js';
 import type { Step } from '../generated/moorage/backend/v1/Step.js';
@@ -17,8 +17,9 @@ export class StepCaller {
   readonly #controller: () => string;
   readonly #observer: BackendObserver;
   readonly #clock: Clock;
-  /** Pools that were asked about, by id. */
   readonly #onPool: (pool: Pool) => void;
+  readonly #onNoRight: (pool: Pool, context: StepContext) => void;
+  readonly #heldBack: (poolId: string) => string | undefined;
 
   constructor(options: {
     readonly clusters: ReadonlyMap<string, ClusterAgents>;
@@ -26,13 +27,20 @@ export class StepCaller {
     readonly controller: () => string;
     readonly observer: BackendObserver;
     readonly clock: Clock;
+    /** Told of each pool that is asked about. */
     readonly onPool: (pool: Pool) => void;
+    /** Told when a step was refused as if for lack of rights. */
+    readonly onNoRight: (pool: Pool, context: StepContext) => void;
+    /** See AgentLifecycle. */
+    readonly heldBack: (poolId: string) => string | undefined;
   }) {
     this.#clusters = options.clusters;
     this.#controller = options.controller;
     this.#observer = options.observer;
     this.#clock = options.clock;
     this.#onPool = options.onPool;
+    this.#onNoRight = options.onNoRight;
+    this.#heldBack = options.heldBack;
   }
 
   /**
@@ -64,6 +72,7 @@ export class StepCaller {
         error instanceof BackendError
           ? error
           : new BackendError('unknown', 'INTERNAL', 'The step failed in an unforeseen way.', { cause: error });
+      if (outcome.reason === NO_RIGHT) this.#onNoRight(pool, context);
       throw outcome;
     } finally {
       this.#observer.callEnded({
@@ -89,6 +98,9 @@ export class StepCaller {
     const end = this.#clock.monotonic() + context.timeoutMilliseconds;
     for (;;) {
       const client = await supervisor.ready(Math.max(0, end - this.#clock.monotonic()), context.signal);
+      // After the wait: an agent is admitted with its pools held back already.
+      const heldBack = role === 'data' ? this.#heldBack(pool.id) : undefined;
+      if (heldBack !== undefined) throw notBegun(heldBack, 'POOL_HELD_BACK');
       if (agentId !== undefined && client.agentId !== agentId) {
         throw notBegun('The connection was of an agent that has ended since: open another.', 'UNKNOWN_CONNECTION');
       }

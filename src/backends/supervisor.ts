@@ -40,6 +40,8 @@ export class AgentSupervisor {
   readonly #options: SupervisorOptions;
   readonly #waiters = new Set<Waiter>();
   #ready: AgentClient | undefined;
+  /** Ends the agent that runs now. */
+  #end: (reason: string) => void = () => {};
   #life: { readonly stop: AbortController; readonly ended: Promise<void> } | undefined;
 
   constructor(options: SupervisorOptions) {
@@ -79,6 +81,15 @@ export class AgentSupervisor {
   /** The agent that is ready for steps now. */
   get current(): AgentClient | undefined {
     return this.#ready;
+  }
+
+  /**
+   * Ends this start of the agent, so that the next one connects anew. Its steps under way are then "unknown", as after a crash.
+   * Does nothing when it has ended already.
+   * @param why for the log, as the end of "it is gone: …"
+   */
+  renew(agentId: string, why: string): void {
+    if (this.#ready?.agentId === agentId) this.#end(why);
   }
 
   /**
@@ -140,6 +151,7 @@ export class AgentSupervisor {
     this.#tell({ kind: 'started', message: 'started', processId });
     const death = new AbortController();
     const end = (reason: string) => death.abort(new Error(reason));
+    this.#end = end;
     death.signal.addEventListener('abort', () => {
       this.#ready = undefined;
     });

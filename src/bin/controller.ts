@@ -210,6 +210,7 @@ class Life {
         admit: (agent) => this.#current.lifecycle.admit(agent),
         // While stopping there is nobody to tell: the next start finds the agent in this one's record and cleans up after it.
         died: (agent) => (this.#stopped ? Promise.resolve() : this.#current.lifecycle.died(agent)),
+        heldBack: (poolId) => this.#core?.lifecycle.heldBack(poolId),
       }),
     });
     const current = (): Services => this.#current.services;

@@ -98,7 +98,7 @@ export function createCore(given: CoreParts): Core {
   const definitions = operationDefinitions(context);
   const hold = new Hold(store);
   const journal = new Journal({ store, clock, events, metrics, settings, membership, definitions, hold, layout });
-  const agents = new Agents({ store, clock, backend: parts.backend, settings, membership, definitions });
+  const agents = new Agents({ store, clock, events, backend: parts.backend, settings, membership, definitions });
   const watch = new BeatWatch({ store, clock, settings, process: parts.process, inc: membership.inc });
   const takeOver = new TakeOver({ store, clock, events, settings, membership, agents, journal, watch, layout });
   const reaper = new Reaper(context, membership);
@@ -167,7 +167,7 @@ export function createCore(given: CoreParts): Core {
     stop: async (graceMilliseconds) => {
       await journal.drain(graceMilliseconds);
       await membership.stop();
-      await Promise.all([...background, journal.settled()]);
+      await Promise.all([...background, journal.settled(), agents.settled()]);
     },
     lose: (why) => membership.lose(why),
     leave: () => membership.leave(),

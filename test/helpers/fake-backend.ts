@@ -83,6 +83,8 @@ export class FakeBackend {
   onAgentDeath: (agents: FakeAgents) => void = () => undefined;
   /** Says what goes wrong with a step; asked once for each. */
   fault: (method: string, context: StepContext) => Fault | undefined = () => undefined;
+  /** Ceph pools in which the fence agents have no rights. */
+  readonly closed = new Set<string>();
   /** How often one asks until an image is flattened. */
   flattenQuestions = 3;
   /** Images that are being flattened, and how often was asked. */
@@ -634,7 +636,7 @@ export class FakeBackend {
           const open = [...(found?.watchers ?? []), ...(found?.locks ?? [])];
           return [...new Set([...(this.sessions.get(exportId) ?? []), ...open])];
         }),
-      cutOff: (_pool, { addresses, expirySeconds }, context) =>
+      cutOff: (pool, { addresses, expirySeconds }, context) =>
         step('cutOff', context, () => {
           if (expirySeconds < 86_400) this.violations.push(`a cut-off of ${expirySeconds} s is too short`);
           for (const address of addresses) {
@@ -642,6 +644,8 @@ export class FakeBackend {
             this.cutOffUntil.set(address, Date.now() + expirySeconds * 1000);
             this.freeze(address);
           }
+          // The monitors have taken it; the pool's servers let nobody ask whether they know.
+          this.#requireRights(pool);
         }),
       liftCutOff: (_pool, addresses, context) =>
         step('liftCutOff', context, () => {
@@ -651,8 +655,9 @@ export class FakeBackend {
           }
         }),
       listCutOff: (_pool, context) => step('listCutOff', context, () => new Map(this.cutOffUntil)),
-      breakLocks: (_pool, { image: record, ownerAddresses }, context) =>
+      breakLocks: (pool, { image: record, ownerAddresses }, context) =>
         step('breakLocks', context, () => {
+          this.#requireRights(pool);
           const image = record.backendId === '' ? this.find(record.name) : this.images.get(record.backendId);
           const owners = ownerAddresses.filter((address) => image?.locks.has(address));
           for (const address of owners) {
@@ -663,6 +668,11 @@ export class FakeBackend {
           return owners.length;
         }),
     };
+  }
+
+  #requireRights({ settings }: Pool): void {
+    if (!this.closed.has(settings.cephPool)) return;
+    throw new BackendError('unknown', 'UNAVAILABLE', 'Operation not permitted', { reason: 'EPERM' });
   }
 
   #checkAncestors(image: ImageRecord, ancestors: readonly ImageRecord[]): void {

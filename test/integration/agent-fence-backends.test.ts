@@ -58,7 +58,7 @@ describe('backends: agents as processes', function () {
       },
       observer: { agentEvent: (event) => events.push(event), agentLine: () => {}, callEnded: () => {} },
       clock,
-      lifecycle: () => ({ admit: async () => {}, died: async () => {} }),
+      lifecycle: () => ({ admit: async () => {}, died: async () => {}, heldBack: () => undefined }),
     });
     await backends.start('00000000-0000-4000-8000-000000000001');
   });

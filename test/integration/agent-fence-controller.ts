@@ -22,7 +22,7 @@ const backends = createBackends({
   },
   observer: { agentEvent: () => {}, agentLine: () => {}, callEnded: () => {} },
   clock,
-  lifecycle: () => ({ admit: async () => {}, died: async () => {} }),
+  lifecycle: () => ({ admit: async () => {}, died: async () => {}, heldBack: () => undefined }),
 });
 await backends.start('00000000-0000-4000-8000-000000000009');
 await backends.port.data.probePool(pool, step());

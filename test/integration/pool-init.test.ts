@@ -1,4 +1,4 @@
-import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
+import { chmod, mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
@@ -77,8 +77,13 @@ describe('initialisation of a pool', function () {
 
   it('again it keeps the keys; with another pool both users may reach both', async () => {
     const before = await readFile(settings.dataKeyringFile, 'utf8');
+    // As whoever lets the controller's own user read it.
+    await chmod(settings.dataKeyringFile, 0o640);
+    await chmod(settings.fenceKeyringFile, 0o644);
     expect((await initialisePool(settings)).usersMade).to.deep.equal([]);
     expect(await readFile(settings.dataKeyringFile, 'utf8')).to.equal(before);
+    expect((await stat(settings.dataKeyringFile)).mode & 0o777, 'stays as it is').to.equal(0o640);
+    expect((await stat(settings.fenceKeyringFile)).mode & 0o777, 'everybody could read it').to.equal(0o600);
     expect((await initialisePool({ ...settings, cephPool: pools[1] })).pools).to.deep.equal([...pools]);
     expect(await readFile(settings.dataKeyringFile, 'utf8')).to.equal(before);
     for (const user of [settings.dataUser, settings.fenceUser]) {

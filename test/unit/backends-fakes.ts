@@ -97,6 +97,7 @@ export function fakeBackends(
     readonly behave?: Behaviour;
     readonly admit?: (agent: AgentIdentity) => Promise<void>;
     readonly died?: (agent: AgentIdentity) => Promise<void>;
+    readonly heldBack?: (poolId: string) => string | undefined;
     readonly launchFails?: () => boolean;
     /** Never listens. */
     readonly mute?: boolean;
@@ -189,6 +190,7 @@ export function fakeBackends(
       await options.died?.(agent);
       story.push(`died ${agent.agentId}`);
     },
+    heldBack: (poolId) => options.heldBack?.(poolId),
   };
   const observer: BackendObserver = {
     agentEvent: (event) => events.push(event),
@@ -224,6 +226,7 @@ export function fakeBackends(
     clock,
     lifecycle: () => lifecycle,
     launcher,
+    renewalPauses: { asked: 300, unasked: { fence: 1_000, data: 1_000 } },
   });
   return {
     backends,

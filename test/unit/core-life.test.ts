@@ -266,6 +266,43 @@ describe('core: lives and deaths', () => {
       expect(world.notices.filter((notice) => notice.startsWith('warn'))).to.deep.equal([]);
       expect(world.notices.filter((notice) => notice.startsWith('info: a take-over waits'))).to.have.length(1);
     });
+
+    it('holds only those pools back in which the fence agent has no rights, until it has', async () => {
+      const settings = {
+        backend: 'rbd',
+        cluster: 'main',
+        cephPool: 'hdd',
+        access: 'managed',
+        keyringUser: '',
+      } as const;
+      const pool = { ...mutation(), poolId: 'hdd', settings, undeleteWindowSeconds: 60, tags: {} };
+      await world.core.services.pools.create(pool, admin());
+      const recorded = async () => {
+        const all = await listAll<ControllerRecord>(world.store, indexes.controllers);
+        return all.flatMap(({ value }) => value.agents.filter(({ dead }) => dead).map(({ agentId }) => agentId));
+      };
+      const heldBack = (poolId: string) => world.core.lifecycle.heldBack(poolId);
+      const { id } = await world.createVolume();
+      world.fake.closed.add('hdd');
+      const dead = world.agents.data;
+      world.killData();
+      await world.admitted();
+      expect(heldBack('hdd')).to.contain('moorage pool init hdd');
+      expect(heldBack('ssd')).to.equal(undefined);
+      expect((await world.createSnapshot(id)).state).to.equal('completed');
+      expect(await recorded()).to.deep.equal([dead.agentId]);
+      expect([...world.fake.cutOff]).to.include.members([...dead.addresses]);
+      // Another death, and the one before is still owed to the closed pool.
+      const second = world.agents.data;
+      world.killData();
+      await world.admitted();
+      expect(await recorded()).to.have.members([dead.agentId, second.agentId]);
+      world.fake.closed.clear();
+      await waitFor('the pool to be let go', () => heldBack('hdd') === undefined);
+      expect(await recorded()).to.deep.equal([]);
+      expect(world.notices.filter((notice) => notice.includes('hdd'))).to.have.length(1);
+      await world.createVolume({ poolId: 'hdd' });
+    });
   });
 
   describe('the reaper', () => {

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { open, rename, rm } from 'node:fs/promises';
+import { open, readFile, rename, rm, stat } from 'node:fs/promises';
 import { ACCESS_USER_PREFIX, dataCaps, fenceCaps } from './fence/caps.js';
 import { monitorJson } from './fence/monitor.js';
 import { Cluster, timeoutOverrides } from './librbd/cluster.js';
@@ -147,18 +147,32 @@ async function setUser(
   return made.key;
 }
 
-/** Whole or not at all, and never readable by others, not for a moment. */
+/**
+ * Whole or not at all, and never readable by others, not for a moment. One that says this already stays as it is, with its owner
+ * and mode: an agent that is started meanwhile must be able to read it.
+ */
 async function writeKeyring(path: string, entity: string, key: string): Promise<void> {
+  const content = `[${entity}]\n\tkey = ${key}\n`;
+  if (await isWritten(path, content)) return;
   const temporary = `${path}.${randomUUID()}.new`;
   const file = await open(temporary, 'wx', 0o600);
   try {
-    await file.writeFile(`[${entity}]\n\tkey = ${key}\n`);
+    await file.writeFile(content);
     await file.sync();
     await file.close();
     await rename(temporary, path);
   } catch (error) {
     await file.close().catch(() => undefined);
     await rm(temporary, { force: true });
+    throw error;
+  }
+}
+
+async function isWritten(path: string, content: string): Promise<boolean> {
+  try {
+    return (await readFile(path, 'utf8')) === content && ((await stat(path)).mode & 0o007) === 0;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
     throw error;
   }
 }

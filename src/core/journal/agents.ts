@@ -6,9 +6,11 @@ import {
   type AgentLifecycle,
   type Backend,
   BackendError,
+  NO_RIGHT,
   type StepContext,
 } from '../ports/backend.js';
 import type { Clock } from '../ports/clock.js';
+import type { CoreEvents } from '../ports/metrics.js';
 import type { Store, StoredDocument } from '../ports/store.js';
 import type { CoreSettings } from '../settings.js';
 import { cutOffWrites, recordCutOffs } from './cut-offs.js';
@@ -25,7 +27,24 @@ import type { Membership } from './membership.js';
  *
  * An agent stands in the controller's record from before its first step until this is done. Whoever takes over from a
  * controller takes over its agents in the same commit, as dead ones.
+ *
+ * Cutting off is of a whole cluster; that every server knows of it is known pool by pool, and locks are broken in a pool. In one
+ * in which the fence agent lacks the right to either, that must not keep the cluster's other pools from going on. So that
+ * pool alone is held back: no data agent of this controller is given a step there until it is cleaned up, which is tried
+ * again all the time. Nothing is lost by waiting: its images in work are those of operations, which cannot end meanwhile; and
+ * a guest that meets a left lock is by its own rights allowed to blocklist its owner. Anything else that goes wrong holds the
+ * whole cluster back: an agent that may not blocklist at all, or a server that does not answer, says nothing of a single pool.
  */
+
+/** First and longest pause before a pool that is held back is tried again, in milliseconds. */
+const FIRST_PAUSE = 1_000;
+const LONGEST_PAUSE = 10_000;
+
+/** Pools of a cluster that are held back, with why, for these dead agents. */
+interface HeldBack {
+  readonly agentIds: ReadonlySet<string>;
+  readonly pools: ReadonlyMap<string, string>;
+}
 
 /** Does the core's part when agents come and go. */
 export class Agents implements AgentLifecycle {
@@ -35,11 +54,16 @@ export class Agents implements AgentLifecycle {
   private readonly settings: CoreSettings;
   private readonly membership: Membership;
   private readonly definitions: ReadonlyMap<string, OperationDefinition<unknown>>;
+  private readonly events: CoreEvents;
   private cleaning: Promise<void> = Promise.resolve();
+  /** By cluster. */
+  private readonly held = new Map<string, HeldBack>();
+  private readonly retries = new Map<string, Promise<void>>();
 
   constructor(options: {
     store: Store;
     clock: Clock;
+    events: CoreEvents;
     backend: () => Backend;
     settings: CoreSettings;
     membership: Membership;
@@ -47,6 +71,7 @@ export class Agents implements AgentLifecycle {
   }) {
     this.store = options.store;
     this.clock = options.clock;
+    this.events = options.events;
     this.backend = options.backend;
     this.settings = options.settings;
     this.membership = options.membership;
@@ -77,6 +102,19 @@ export class Agents implements AgentLifecycle {
     );
   }
 
+  heldBack(poolId: string): string | undefined {
+    for (const { pools } of this.held.values()) {
+      const why = pools.get(poolId);
+      if (why !== undefined) return why;
+    }
+    return undefined;
+  }
+
+  /** Waits until nothing is tried again any more, after the membership's signal was aborted. */
+  async settled(): Promise<void> {
+    await Promise.all(this.retries.values());
+  }
+
   /** Takes the agents of a dead controller over into this one's record; the writes that fence it go into the same commit. */
   async inherit(
     dead: StoredDocument<ControllerRecord>,
@@ -91,7 +129,11 @@ export class Agents implements AgentLifecycle {
     }, writes);
   }
 
-  /** Cuts the dead agents of a cluster off and breaks the locks that they left; one clean-up at a time. */
+  /**
+   * Cuts the dead agents of a cluster off and breaks the locks that they left; one clean-up at a time. A pool in which the fence
+   * agent lacks the right to is held back.
+   * @throws BackendError, StoreError when this is not done, nor the pool held back
+   */
   clean(cluster: string): Promise<void> {
     const next = this.cleaning.then(() => this.cleanNow(cluster));
     this.cleaning = next.catch(() => undefined);
@@ -102,20 +144,68 @@ export class Agents implements AgentLifecycle {
     const dead = this.membership.agents.filter((agent) => agent.cluster === cluster && agent.dead);
     if (dead.length === 0) return;
     const deadIds = new Set(dead.map((agent) => agent.agentId));
-    const pools = (await this.poolsOf(cluster)).map((document) => document.value);
-    if (pools.length > 0) {
-      const addresses = [...dead.flatMap((agent) => agent.addresses), ...(await this.connectionsOf(deadIds))];
-      await this.record(cluster, dead);
-      for (const pool of pools) {
-        try {
-          await this.cutOff(pool, [...new Set(addresses)]);
-        } catch (error) {
-          // A pool that the backend has no longer holds no lock, and must not keep the others' agent from starting.
-          if (!(error instanceof BackendError && error.code === 'NOT_FOUND')) throw error;
-        }
+    const addresses = [
+      ...new Set([...dead.flatMap((agent) => agent.addresses), ...(await this.connectionsOf(deadIds))]),
+    ];
+    // Of the same dead agents only what is held back is left to be cleaned up.
+    const former = this.held.get(cluster);
+    const isKnown = dead.every((agent) => former?.agentIds.has(agent.agentId) === true);
+    const all = (await this.poolsOf(cluster)).map((document) => document.value);
+    if (all.length > 0 && !isKnown) await this.record(cluster, dead);
+    const pools = new Map<string, string>();
+    for (const pool of all) {
+      if (isKnown && former?.pools.has(pool.id) !== true) continue;
+      try {
+        await this.cutOff(pool, addresses);
+      } catch (error) {
+        // A pool that the backend has no longer holds no lock, and must not keep the others' agent from starting.
+        if (error instanceof BackendError && error.code === 'NOT_FOUND') continue;
+        if (!(error instanceof BackendError && error.reason === NO_RIGHT)) throw error;
+        pools.set(pool.id, this.holdBack(pool, former, error));
       }
     }
+    if (pools.size > 0) {
+      this.held.set(cluster, { agentIds: deadIds, pools });
+      this.tryAgain(cluster);
+      return;
+    }
     await this.membership.changeAgents((agents) => agents.filter((agent) => !deadIds.has(agent.agentId)));
+    this.held.delete(cluster);
+    if (former !== undefined) this.notice('info', 'every pool is cleaned up after dead agents again', { cluster });
+  }
+
+  /** @returns why, in one sentence */
+  private holdBack(pool: Pool, former: HeldBack | undefined, error: BackendError): string {
+    const { cephPool, cluster } = pool.settings;
+    const why =
+      `The pool ${pool.id} waits: the fence agent has no rights in the Ceph pool ${cephPool}, so that it cannot clean up ` +
+      `after an agent that ended. Run "moorage pool init ${cephPool}" with an administrator's keyring.`;
+    if (former?.pools.has(pool.id) !== true) this.notice('warn', why, { cluster, pool: pool.id }, error);
+    return why;
+  }
+
+  /** Cleans up what is held back until nothing is any more. */
+  private tryAgain(cluster: string): void {
+    if (this.retries.has(cluster)) return;
+    const { signal } = this.membership;
+    const retry = async () => {
+      let pause = FIRST_PAUSE;
+      while (this.held.has(cluster) && !signal.aborted) {
+        await this.clock.sleep(pause, signal);
+        if (signal.aborted) break;
+        pause = Math.min(pause * 2, LONGEST_PAUSE);
+        await this.clean(cluster).catch((error: unknown) => {
+          if (!signal.aborted) this.notice('warn', 'what a dead agent left is not cleaned up yet', { cluster }, error);
+        });
+      }
+      // At once with the last look: what is held back after it is tried again by another one.
+      this.retries.delete(cluster);
+    };
+    this.retries.set(cluster, retry());
+  }
+
+  private notice(level: 'info' | 'warn', message: string, fields: Record<string, string>, error?: unknown): void {
+    this.events.notice({ level, message, fields, ...(error === undefined ? {} : { error }) });
   }
 
   private async record(cluster: string, dead: readonly AgentRecord[]): Promise<void> {

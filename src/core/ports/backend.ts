@@ -23,6 +23,12 @@ export interface StepContext {
  */
 export type BackendFailure = 'permanent' | 'not-begun' | 'unknown';
 
+/**
+ * Reason of a failure when the agent's user has not the right to this in that pool. From the role "data" it may also mean that
+ * somebody else holds an image's lock; the role "fence" holds none.
+ */
+export const NO_RIGHT = 'EPERM';
+
 /** Failure of a step. */
 export class BackendError extends Error {
   readonly failure: BackendFailure;
@@ -147,7 +153,11 @@ export interface DataBackend {
   connectorFacts(pool: Pool): Promise<ConnectorFacts>;
   /** Health and capacity as they were last read; asks nobody. */
   poolStatus(pool: Pool): PoolStatus;
-  /** Reads capacity and facts now; the check that a new pool can be used. @throws BackendError */
+  /**
+   * Reads capacity and facts now, and asks the agents of both roles whether they may work in the pool; one that may not, because
+   * the pool was initialised after it connected, is started anew first. The check that a new pool can be used.
+   * @throws BackendError
+   */
   probePool(pool: Pool, context: StepContext): Promise<PoolStatus>;
   openConnection(pool: Pool, context: StepContext): Promise<OwnConnection>;
   closeConnection(pool: Pool, connection: OwnConnection, context: StepContext): Promise<void>;
@@ -301,9 +311,15 @@ export interface AgentIdentity {
 export interface AgentLifecycle {
   /**
    * Called with every new agent before it is given any step. Resolves once its addresses are committed and, for the role
-   * "data", its dead predecessors are cut off and the locks that they left are broken. Until then steps wait.
+   * "data", its dead predecessors are cut off and the locks that they left are broken. Until then steps wait; in a pool that is
+   * held back ({@link heldBack}) they wait on.
    */
   admit(agent: AgentIdentity): Promise<void>;
   /** Called as soon as an agent is known to be dead (its process is reaped). */
   died(agent: AgentIdentity): Promise<void>;
+  /**
+   * Why the role "data" may take no step in a pool although its agent is admitted: what a dead agent left there is not put right
+   * yet. One sentence for people; undefined when it may.
+   */
+  heldBack(poolId: string): string | undefined;
 }

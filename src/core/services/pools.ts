@@ -186,11 +186,11 @@ export class Pools implements PoolService {
           },
         );
       }
-      throw new MoorageError('UNAVAILABLE', `The cluster ${pool.settings.cluster} does not answer: ${error.message}`, {
-        reason: 'BACKEND_UNAVAILABLE',
-        retryAfterMilliseconds: 2_000,
-        cause: error,
-      });
+      throw new MoorageError(
+        'UNAVAILABLE',
+        `Whether the Ceph pool ${pool.settings.cephPool} of the cluster ${pool.settings.cluster} can be used is not known yet: ${error.message}`,
+        { reason: 'BACKEND_UNAVAILABLE', retryAfterMilliseconds: 2_000, cause: error },
+      );
     }
   }
 

@@ -60,6 +60,9 @@ export function describeFenceService(suite: Suite): void {
       }
       const locks = { image, ownerAddresses: ['192.0.2.1:0/1'] };
       expect((await suite.client.fence('BreakLocks', locks)).broken).to.equal(0);
+      // Asked of a pool to see whether the agent may work in it.
+      const none = { image: { name: freshName('vol'), backendId: '' }, ownerAddresses: [] };
+      expect((await suite.client.fence('BreakLocks', none)).broken).to.equal(0);
     });
 
     it('CutOff and LiftCutOff, each twice; ListCutOff follows', async () => {

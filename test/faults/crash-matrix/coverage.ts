@@ -13,7 +13,6 @@ const NOT_SENT: Readonly<Record<string, string>> = {
   'fence ListAccess': 'only looks, and no call asks',
   'data ListCatalogueEntries': 'only looks, and no call asks',
   'data ListImages': 'only looks, and no call asks',
-  'data GetCatalogueEntries': 'only looks, for Check and Repair',
   'data SetChild': 'only Repair asks, for what a fault outside of Moorage did',
   'data StopFlatten': 'flattening an image without data is over before anybody can stop it',
   'fence InspectAccess': 'only looks, for Check and Repair',

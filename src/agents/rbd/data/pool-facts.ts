@@ -1,12 +1,13 @@
+import { status } from '@grpc/grpc-js';
 import type { GetPoolResponse } from '../../../generated/moorage/backend/v1/GetPoolResponse.js';
 import { type Cluster, parseAddresses } from '../librbd/cluster.js';
-import { CephError } from '../librbd/errors.js';
-import { notFound } from '../step-error.js';
+import { CephError, isCephError } from '../librbd/errors.js';
+import { notFound, StepError } from '../step-error.js';
 
 /**
  * Capacity of a pool as the monitors reckon it (replication and fullness counted in), and what a node needs to connect:
  * cluster, pool and every monitor. Asks no OSD.
- * @throws StepError NOT_FOUND, CephError
+ * @throws StepError NOT_FOUND; UNAVAILABLE while a pool that was just made is not counted yet; CephError
  */
 export async function readPoolFacts(cluster: Cluster, poolName: string): Promise<GetPoolResponse> {
   const [usage, monitors] = await Promise.all([
@@ -14,7 +15,7 @@ export async function readPoolFacts(cluster: Cluster, poolName: string): Promise
     query(cluster, { prefix: 'mon dump', format: 'json' }),
   ]);
   const pool = (usage as DiskFree).pools?.find((each) => each.name === poolName);
-  if (!pool) throw notFound(`step.pool.settings["ceph_pool"]: the cluster has no pool "${poolName}"`);
+  if (!pool) throw await whyAbsent(cluster, poolName);
   const free = Math.floor(pool.stats.max_avail);
   return {
     capacityBytes: String(free + Math.floor(pool.stats.stored ?? pool.stats.bytes_used)),
@@ -28,6 +29,21 @@ export async function readPoolFacts(cluster: Cluster, poolName: string): Promise
       }),
     ),
   };
+}
+
+/** The manager counts a new pool some seconds after the monitors made it: to call that misspelt would mislead. */
+async function whyAbsent(cluster: Cluster, poolName: string): Promise<StepError> {
+  try {
+    await cluster.withPool(poolName, async () => {});
+  } catch (error) {
+    if (!isCephError(error, 'ENOENT')) throw error;
+    return notFound(`step.pool.settings["ceph_pool"]: the cluster has no pool "${poolName}"`);
+  }
+  return new StepError(
+    status.UNAVAILABLE,
+    'NOT_COUNTED_YET',
+    `the cluster has not counted the new pool "${poolName}" yet`,
+  );
 }
 
 interface DiskFree {
