@@ -611,7 +611,8 @@ export class FakeBackend {
       grantAccess: (_pool: Pool, { exportId, image, ancestors }, context) =>
         step('grantAccess', context, () => {
           this.#checkAncestors(image, ancestors);
-          const user = this.users.get(exportId) ?? { imageId: image.backendId, key: `key-${this.#number()}` };
+          const key = this.users.get(exportId)?.key ?? `key-${this.#number()}`;
+          const user = { imageId: image.backendId, key };
           this.users.set(exportId, user);
           return new TextEncoder().encode(JSON.stringify({ user: exportId, key: user.key }));
         }),

@@ -209,6 +209,18 @@ describe('core: check and repair', () => {
     await waitFor('and the entry', () => !world.fake.catalogue.has(volume.id));
   });
 
+  it('and gives a user back the rights that somebody changed by hand, and says so', async () => {
+    await world.end();
+    world = await CoreWorld.make({ reaperIntervalMilliseconds: 20, sweepIntervalMilliseconds: 40 });
+    const volume = await world.createVolume();
+    const exportId = (await world.export(volume.id, 'node-a')).resource.value.id;
+    const granted = world.fake.users.get(exportId);
+    world.fake.users.set(exportId, { imageId: 'of-another', key: granted?.key ?? '' });
+    await waitFor('its rights to be right', () => world.fake.users.get(exportId)?.imageId === granted?.imageId);
+    await waitFor('that to be told', () => world.notices.some((notice) => notice.includes('was put right')));
+    expect(world.fake.users.get(exportId)).to.deep.equal(granted);
+  });
+
   it('takes the image of a volume that was being made a moment ago for its own', async () => {
     let finish = (): void => undefined;
     const until = new Promise<void>((resolve) => {

@@ -128,7 +128,10 @@ export class Admin implements AdminService {
     return { path, sizeBytes, time };
   }
 
-  /** What may be cleared away without anybody asking: images and users that a late request has made. */
+  /**
+   * What may be put right without anybody asking: images, users and cut-offs that a late request has made, and users whose
+   * rights somebody has changed.
+   */
   async sweep(): Promise<number> {
     const caller: Caller = {
       name: 'sweep',
@@ -137,15 +140,23 @@ export class Admin implements AdminService {
       requestId: '',
       signal: this.#signal,
     };
-    const swept: readonly FindingClass[] = ['image-orphaned', 'access-orphaned', 'cut-off-left'];
+    const swept: readonly FindingClass[] = ['image-orphaned', 'access-orphaned', 'access-differs', 'cut-off-left'];
     const mender = this.#mender(caller, [], false);
     let mended = 0;
-    await this.#walk('', ['catalogue', 'users', 'images', 'cut-offs'], undefined, caller, {
+    await this.#walk('', ['exports', 'catalogue', 'users', 'images', 'cut-offs'], undefined, caller, {
       full: () => this.#signal.aborted,
       handle: async (differences, again) => {
         const mine = (all: readonly Difference[]) => all.filter(({ finding }) => swept.includes(finding.class));
         const outcomes = await mender.mendAll(mine(differences), async () => mine(await again()));
-        mended += outcomes.filter(({ outcome }) => outcome === 'mended').length;
+        for (const { finding, outcome } of outcomes) {
+          if (outcome !== 'mended') continue;
+          mended += 1;
+          this.#core.events.notice({
+            level: 'warn',
+            message: 'something on the storage was not as it should be, and was put right',
+            fields: { class: finding.class, resource: finding.resourceId, pool: finding.poolId },
+          });
+        }
         return true;
       },
     });
