@@ -1,6 +1,7 @@
 /**
- * Runs every suite, one folder of test/ after the other, each in a mocha of its own; prints the coverage of all together;
- * ends with one line "N passed, N failed", and with 0 only if nothing failed and something passed.
+ * Runs every suite, one folder of test/ after the other (the unit tests beside them), each in a mocha of its own; prints
+ * the coverage of all together; ends with one line "N passed, N failed", and with 0 only if nothing failed and something
+ * passed.
  *
  *   node --import tsx scripts/test.ts [--full] [--coverage] [FOLDER...]
  *
@@ -19,6 +20,8 @@ import type { Totals } from '../test/helpers/totals-reporter.js';
 const repositoryDirectory = fileURLToPath(new URL('..', import.meta.url));
 /** Cheap ones first: what they find is known soon. Others follow by name. */
 const firstFolders = ['unit', 'contract', 'integration', 'e2e', 'faults'];
+/** Runs beside the others, since it waits more than it works; what it says is shown when it has ended. */
+const besideFolder = 'unit';
 /** Minutes each, and younger than the others: only with --full, until they have been seen to hold on machines of all kinds. */
 const fullOnly = ['test/faults/crash-matrix/', 'test/faults/several.test.ts', 'test/faults/soak.test.ts'];
 /** A suite whose process does not end by then after its last test holds something open. */
@@ -35,22 +38,19 @@ const scratch = await mkdtemp(join(tmpdir(), 'moorage-tests-'));
 const clusterRan = (await run('scripts/ceph-cluster.sh', ['status', 'test'], 'ignore')) === 0;
 const sum = { passed: 0, failed: 0, pending: 0 };
 /** The tests that run, and what asked them to end: mocha then still cleans up, and no other folder begins. */
-let running: ChildProcess | undefined;
+const running = new Set<ChildProcess>();
 let interruption: NodeJS.Signals | undefined;
 for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   process.on(signal, () => {
     interruption = signal;
-    if (running !== undefined) killGroup(running, signal);
+    for (const child of running) killGroup(child, signal);
   });
 }
 try {
-  for (const folder of folders) {
-    if (interruption !== undefined) break;
-    const totals = await runFolder(folder);
-    sum.passed += totals.passed;
-    sum.failed += totals.failed;
-    sum.pending += totals.pending;
-  }
+  await Promise.all([
+    runFolders(folders.filter((folder) => folder !== besideFolder)),
+    runFolders(folders.filter((folder) => folder === besideFolder)),
+  ]);
   if (interruption === undefined) await printCoverage();
 } finally {
   // The shared cluster stays up between suites, and afterwards if somebody had it running before.
@@ -64,6 +64,16 @@ if (sum.pending > 0) {
 console.log(`${sum.passed} passed, ${sum.failed} failed`);
 if (interruption !== undefined) console.log(`interrupted by ${interruption}: not every test ran`);
 process.exitCode = interruption === undefined && sum.failed === 0 && sum.passed > 0 ? 0 : 1;
+
+async function runFolders(some: readonly string[]): Promise<void> {
+  for (const folder of some) {
+    if (interruption !== undefined) return;
+    const totals = await runFolder(folder);
+    sum.passed += totals.passed;
+    sum.failed += totals.failed;
+    sum.pending += totals.pending;
+  }
+}
 
 function foldersWithTests(): string[] {
   const found = readdirSync('test', { withFileTypes: true })
@@ -87,7 +97,13 @@ function testFiles(folder: string): string[] {
 async function runFolder(folder: string): Promise<Totals> {
   const files = testFiles(folder);
   if (files.length === 0) throw new Error(`test/${folder} has no tests`);
-  console.log(`\n==== test/${folder}`);
+  const isHeld = folder === besideFolder && folders.length > 1;
+  const held: Buffer[] = [];
+  const say = (line: string): void => {
+    if (isHeld) held.push(Buffer.from(`${line}\n`));
+    else console.log(line);
+  };
+  say(`\n==== test/${folder}`);
   const began = performance.now();
   const totalsFile = join(scratch, `${folder}.json`);
   const child = spawn(
@@ -96,7 +112,7 @@ async function runFolder(folder: string): Promise<Totals> {
     {
       // A process group of its own: mocha is a parent that does not pass a signal on to the process with the tests.
       detached: true,
-      stdio: 'inherit',
+      stdio: isHeld ? ['ignore', 'pipe', 'pipe'] : 'inherit',
       env: {
         ...process.env,
         MOORAGE_TEST_TOTALS: totalsFile,
@@ -105,17 +121,25 @@ async function runFolder(folder: string): Promise<Totals> {
       },
     },
   );
-  running = child;
+  child.stdout?.on('data', (chunk: Buffer) => held.push(chunk));
+  child.stderr?.on('data', (chunk: Buffer) => held.push(chunk));
+  running.add(child);
   const endedByItself = await waitForEnd(child, totalsFile);
-  running = undefined;
-  console.log(`test/${folder} took ${Math.round((performance.now() - began) / 1000)} s`);
-  if (!existsSync(totalsFile)) {
-    console.log(`test/${folder}: mocha ended before its tests did; this counts as one failure`);
+  running.delete(child);
+  say(`test/${folder} took ${Math.round((performance.now() - began) / 1000)} s`);
+  const totals = readTotals(folder, totalsFile, endedByItself, say);
+  process.stdout.write(Buffer.concat(held));
+  return totals;
+}
+
+function readTotals(folder: string, file: string, endedByItself: boolean, say: (line: string) => void): Totals {
+  if (!existsSync(file)) {
+    say(`test/${folder}: mocha ended before its tests did; this counts as one failure`);
     return { passed: 0, failed: 1, pending: 0 };
   }
-  const totals = JSON.parse(readFileSync(totalsFile, 'utf8')) as Totals;
+  const totals = JSON.parse(readFileSync(file, 'utf8')) as Totals;
   if (endedByItself) return totals;
-  console.log(`test/${folder}: the tests are over but their process did not end; this counts as one failure`);
+  say(`test/${folder}: the tests are over but their process did not end; this counts as one failure`);
   return { ...totals, failed: totals.failed + 1 };
 }
 
