@@ -25,8 +25,9 @@ coverage: setup
 	@node --import tsx scripts/test.ts --coverage
 
 # Our own share of time beside bare librbd and the rbd command, measured in one run; also in .dev/bench.json.
+# `make bench ONLY=create`: only measures with that in their name, printed and not kept.
 bench: setup
-	@exec node --import tsx scripts/bench/bench.ts
+	@exec node --import tsx scripts/bench/bench.ts $(if $(ONLY),--only '$(ONLY)')
 
 # Ten minutes of load while something is killed, frozen or cut off every few seconds; then every answer is checked.
 # `make soak SECONDS=60 SEED=7`: for so long, and what was broken in that run once more.

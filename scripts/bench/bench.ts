@@ -1,5 +1,6 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { parseArgs } from 'node:util';
 import { developmentDirectory, startCluster } from '../../test/helpers/cluster.js';
 import { type System, startSystem } from '../../test/helpers/system.js';
 import { measureClones, measureRedis, measureSnapshots, measureStores } from './batches.js';
@@ -16,10 +17,14 @@ import {
 import { measureProcessorTime, type ProcessorTime } from './processor.js';
 import { Reference } from './reference.js';
 import type { Figure } from './statistics.js';
+import { measureGenerations, measureReaping } from './storage.js';
 
 /*
  * `make bench`: how much time Moorage adds to what the storage itself takes. Every figure is a ratio to a reference that was
  * measured in the same run, in turn; single times of a busy machine say little.
+ *
+ *   node --import tsx scripts/bench/bench.ts [--only TEXT …]     only measures whose name contains one of the texts; they are
+ *                                                                printed, and .dev/bench.json stays as it is
  */
 
 /** As many threads as an agent has (the configuration's agents.threads). */
@@ -40,6 +45,8 @@ const limits: Readonly<Record<string, string>> = {
   'list-1000000/list-1000': '≤ 1.3',
   'create-1000000/create-1000': '≤ 1.3',
   'create-redis/create-sqlite': '≤ 1.3',
+  'create-while-reaping/create': '≤ 1.5',
+  'open-40-generations': 'ours ≤ 100 ms',
 };
 
 function narrate(text: string): void {
@@ -57,7 +64,7 @@ function printProcessorTime(times: readonly ProcessorTime[]): void {
   }
 }
 
-function printTable(figures: readonly Figure[], breakdown: Breakdown): void {
+function printTable(figures: readonly Figure[]): void {
   const columns = ['figure', 'ours p50', 'p99', 'reference p50', 'p99', 'ratio', 'wanted', 'n'];
   const rows = figures.map((each) => [
     each.name,
@@ -75,6 +82,9 @@ function printTable(figures: readonly Figure[], breakdown: Breakdown): void {
       .map((cell, column) => (column === 0 ? cell.padEnd(widths[column] ?? 0) : cell.padStart(widths[column] ?? 0)))
       .join('  ');
   process.stdout.write(`${[columns, ...rows].map(line).join('\n')}\n\n`);
+}
+
+function printBreakdown(breakdown: Breakdown): void {
   const parts = Object.entries({
     gRPC: breakdown.grpc,
     'store (two commits)': breakdown.store,
@@ -101,6 +111,7 @@ async function makeBench(system: System): Promise<Bench> {
 }
 
 async function main(): Promise<void> {
+  const { only = [] } = parseArgs({ options: { only: { type: 'string', multiple: true } } }).values;
   await mkdir(developmentDirectory, { recursive: true });
   narrate('starting a cluster of its own');
   const cluster = await startCluster({ name: 'bench' });
@@ -122,6 +133,8 @@ async function main(): Promise<void> {
       ['snapshot', () => measureSnapshot(bench)],
       ['delete', () => measureDelete(bench)],
       ['export', () => measureExport(bench)],
+      ['create while the reaper purges', async () => measureReaping(await start('bench-reaper'), narrate)],
+      ['open at the end of 40 generations', () => measureGenerations(bench, narrate)],
       ['create on Redis', async () => measureRedis(bench.system, await start('bench-redis', 'redis'))],
       ['200 volumes from one snapshot', () => measureClones(bench)],
       ['32 snapshots at once', () => measureSnapshots(bench)],
@@ -130,15 +143,22 @@ async function main(): Promise<void> {
         async () => measureStores({ small: await start('bench-few'), large: await start('bench-many') }, narrate),
       ],
     ];
-    for (const [name, measure] of measures) {
+    const wanted = measures.filter(([name]) => only.length === 0 || only.some((text) => name.includes(text)));
+    if (wanted.length === 0) throw new Error(`there are: ${measures.map(([name]) => name).join(' · ')}`);
+    for (const [name, measure] of wanted) {
       narrate(name);
       figures.push(...(await measure()));
+    }
+    if (only.length > 0) {
+      printTable(figures);
+      return;
     }
     const create = figures.find((each) => each.name === 'create/librbd');
     narrate('where our own share goes');
     const breakdown = await breakDown(bench, (create?.ours_ms ?? 0) - (create?.reference_ms ?? 0));
     const processorTimes = await measureProcessorTime(bench);
-    printTable(figures, breakdown);
+    printTable(figures);
+    printBreakdown(breakdown);
     printProcessorTime(processorTimes);
     await writeFile(join(developmentDirectory, 'bench.json'), `${JSON.stringify(figures, undefined, 2)}\n`);
   } finally {

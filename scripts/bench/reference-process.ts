@@ -18,6 +18,7 @@ export type ReferenceTask =
   | { readonly task: 'clone'; readonly parent: string; readonly point: string; readonly name: string }
   | { readonly task: 'snapshot'; readonly volume: string; readonly point: string; readonly name: string }
   | { readonly task: 'trash'; readonly name: string }
+  | { readonly task: 'open'; readonly name: string }
   | { readonly task: 'catalogue'; readonly name: string }
   | {
       readonly task: 'clones';
@@ -62,7 +63,19 @@ async function snapshot(volume: string, point: string, name: string): Promise<vo
   }
 }
 
-async function work(task: ReferenceTask, pool: PoolContext): Promise<void> {
+/** How long it takes to open an image, in milliseconds; closing it is not counted. */
+async function open(name: string, pool: PoolContext): Promise<number> {
+  let image: RbdImage | undefined;
+  try {
+    return await timed(async () => {
+      image = await RbdImage.open(pool, { name });
+    });
+  } finally {
+    await image?.close();
+  }
+}
+
+async function work(task: Exclude<ReferenceTask, { task: 'open' }>, pool: PoolContext): Promise<void> {
   switch (task.task) {
     case 'create':
       return createImage(pool, task.name, BigInt(task.sizeBytes));
@@ -87,7 +100,7 @@ async function work(task: ReferenceTask, pool: PoolContext): Promise<void> {
 
 process.on('message', (task: ReferenceTask) => {
   cluster
-    .withPool(poolName, (pool) => timed(() => work(task, pool)))
+    .withPool(poolName, (pool) => (task.task === 'open' ? open(task.name, pool) : timed(() => work(task, pool))))
     .then(
       (milliseconds) => process.send?.({ milliseconds }),
       (error: unknown) => process.send?.({ error: error instanceof Error ? error.message : String(error) }),
