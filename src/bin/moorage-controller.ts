@@ -1,11 +1,13 @@
 #!/usr/bin/env node
 import { writeFileSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { type Configuration, ConfigurationError, loadConfiguration } from '../config/index.js';
 import { formatControllerPublicKey, loadOrCreateControllerKeyFile } from '../descriptor/index.js';
 import { createLogger } from '../observability/index.js';
 import { createMasterKeyFile } from '../sealing/index.js';
 import { startController } from './controller.js';
+import { restoreStore } from './store.js';
 
 const EXIT_CODES = `
 Exit codes:
@@ -96,6 +98,17 @@ program
   .action(async () => {
     const keys = await loadOrCreateControllerKeyFile(load(program.opts<ConfigurationFlags>()).descriptor_key);
     for (const key of keys.all) process.stdout.write(`${formatControllerPublicKey(key.publicKey)}\n`);
+  });
+
+program
+  .command('restore-store')
+  .argument('<file>', 'the copy that `moorage store backup` made, of a store on SQLite or on Redis')
+  .description('make the store of a copy, where there is none; with all controllers stopped')
+  .action(async (file: string) => {
+    await restoreStore(load(program.opts<ConfigurationFlags>()), resolve(file));
+    process.stdout.write(
+      'Restored. A controller that starts on it holds all changes until `moorage repair` has gone through.\n',
+    );
   });
 
 program

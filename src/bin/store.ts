@@ -2,8 +2,14 @@ import { join } from 'node:path';
 import type { Configuration } from '../config/index.js';
 import type { CoreEvents } from '../core/ports/metrics.js';
 import type { Store } from '../core/ports/store.js';
-import { openRedisStore, type RedisAccess, type RedisPlace, type RedisStoreOptions } from '../store/redis/index.js';
-import { openSqliteStore } from '../store/sqlite/index.js';
+import {
+  openRedisStore,
+  type RedisAccess,
+  type RedisPlace,
+  type RedisStoreOptions,
+  restoreRedisStore,
+} from '../store/redis/index.js';
+import { openSqliteStore, restoreSqliteStore } from '../store/sqlite/index.js';
 
 type RedisSettings = NonNullable<Configuration['store']['redis']>;
 
@@ -15,6 +21,18 @@ export async function openStore({ store, state_directory }: Configuration, event
   if (store.redis !== undefined) return openRedisStore(redisOptions(store.redis, state_directory, events));
   if (store.sqlite === undefined) throw new Error('The configuration has no store.');
   return openSqliteStore({ path: store.sqlite.path });
+}
+
+/**
+ * Makes the store that the configuration names of a copy that `moorage store backup` made, of whichever kind of store.
+ * @throws StoreError with one sentence for the operator: when there is a store already, above all
+ */
+export async function restoreStore({ store, state_directory }: Configuration, copy: string): Promise<void> {
+  if (store.redis !== undefined) {
+    const silent: CoreEvents = { notice: () => undefined };
+    await restoreRedisStore(redisOptions(store.redis, state_directory, silent), copy);
+  } else if (store.sqlite !== undefined) restoreSqliteStore(store.sqlite.path, copy);
+  else throw new Error('The configuration has no store.');
 }
 
 function redisOptions(settings: RedisSettings, stateDirectory: string, events: CoreEvents): RedisStoreOptions {

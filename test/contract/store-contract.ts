@@ -1,4 +1,5 @@
 import type { Store } from '../../src/core/ports/store.js';
+import { backupContract } from './store-contract-backup.js';
 import { commitContract } from './store-contract-commit.js';
 import { durabilityContract } from './store-contract-durability.js';
 import { listContract } from './store-contract-list.js';
@@ -19,6 +20,10 @@ export interface StoreHarness {
   /** Name of its opener in store-kinds.ts. */
   readonly kind: string;
   open(): Promise<StoreUnderTest>;
+  /** Makes a store of a copy. */
+  restore(copy: string): Promise<StoreUnderTest>;
+  /** Tries to do so where a store is. */
+  restoreOver(store: StoreUnderTest, copy: string): Promise<void>;
 }
 
 /** What every store must do: the port's comments, held to. */
@@ -27,5 +32,6 @@ export function storeContract(name: string, harness: StoreHarness): void {
     commitContract(harness);
     listContract(harness);
     durabilityContract(harness);
+    backupContract(harness);
   });
 }

@@ -1,5 +1,10 @@
 import type { Store } from '../../src/core/ports/store.js';
-import { defaultRedisOptions, openRedisStore, type RedisStoreOptions } from '../../src/store/redis/index.js';
+import {
+  defaultRedisOptions,
+  openRedisStore,
+  type RedisStoreOptions,
+  restoreRedisStore,
+} from '../../src/store/redis/index.js';
 import { type RedisGroup, type RedisOptions, startRedis } from '../helpers/redis.js';
 import { type StoreUnderTest, storeContract } from './store-contract.js';
 
@@ -13,7 +18,7 @@ function redisContract(name: string, redis: RedisOptions): void {
     });
     after(() => group.remove());
 
-    const openFresh = async (): Promise<StoreUnderTest> => {
+    const openFresh = async (copy?: string): Promise<StoreUnderTest> => {
       stores += 1;
       const options: RedisStoreOptions = {
         ...defaultRedisOptions,
@@ -27,6 +32,7 @@ function redisContract(name: string, redis: RedisOptions): void {
         opened.push(store);
         return store;
       };
+      if (copy !== undefined) await restoreRedisStore(options, copy);
       return {
         store: await reopen(),
         location: JSON.stringify(options),
@@ -36,7 +42,12 @@ function redisContract(name: string, redis: RedisOptions): void {
         },
       };
     };
-    storeContract(`Redis, ${name}`, { kind: 'redis', open: openFresh });
+    storeContract(`Redis, ${name}`, {
+      kind: 'redis',
+      open: openFresh,
+      restore: openFresh,
+      restoreOver: ({ location }, copy) => restoreRedisStore(JSON.parse(location) as RedisStoreOptions, copy),
+    });
   });
 }
 

@@ -1,4 +1,3 @@
-import { rm } from 'node:fs/promises';
 import { expect } from 'chai';
 import type { Volume } from '../../src/client/index.js';
 import { checkAll } from '../helpers/admin.js';
@@ -78,7 +77,7 @@ describe('the store is lost, and rebuilt from the catalogue', function () {
 
   it('is empty without its store, and whole again after a rebuild; what cannot be known is listed', async () => {
     await system.kill();
-    for (const end of ['', '-wal', '-shm']) await rm(`${system.storeFile}${end}`, { force: true });
+    await system.store.lose();
     await system.start();
     const without = await failureOf(moorage(system, 'rebuild'));
     expect(without.stderr).to.contain('no pools');

@@ -4,7 +4,6 @@ import { type Finding, pages, type Repaired } from '../../src/client/index.js';
 import { keys } from '../../src/core/journal/documents.js';
 import type { Export, Snapshot, Volume } from '../../src/core/model/resources.js';
 import type { Store } from '../../src/core/ports/store.js';
-import { openSqliteStore } from '../../src/store/sqlite/index.js';
 import type { System } from './system.js';
 
 /** All that Check finds. */
@@ -74,7 +73,7 @@ export { putCatalogueEntry, removeCatalogueEntry };
 /** Changes the store behind the controller's back: it is stopped, and started again. */
 export async function editStore(system: System, edit: (store: StoreEditor) => Promise<void>): Promise<void> {
   await system.stop();
-  const store = await openSqliteStore({ path: system.storeFile });
+  const store = await system.store.open();
   try {
     await edit(new StoreEditor(store));
   } finally {

@@ -47,6 +47,8 @@ export class CoreWorld {
   freezer!: Freezer;
   agents!: FakeAgents;
   lost = 0;
+  /** Time of the primary, where the store is one whose primary changes; a controller that starts then sees it. */
+  primary: string | undefined;
   readonly store: Store;
   readonly #folder: string;
   readonly #vault: Vault;
@@ -184,11 +186,16 @@ export class CoreWorld {
     };
     const { store } = this;
     return {
+      ...(this.primary !== undefined && {
+        onPrimaryChange: () => () => undefined,
+        primaryTime: () => Promise.resolve(this.primary),
+      }),
       get: (key) => spoil('get', () => store.get(key)),
       getMany: (keys) => spoil('getMany', () => store.getMany(keys)),
       list: (index, range) => spoil('list', () => store.list(index, range)),
       count: (index) => store.count(index),
       commit: (writes) => spoil('commit', () => store.commit(writes)),
+      backup: (path, writes) => store.backup(path, writes),
       close: () => store.close(),
     };
   }

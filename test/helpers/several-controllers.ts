@@ -175,10 +175,16 @@ export class SeveralControllers {
   seenBy(index: number): System {
     const { process: one, client, endpoint } = this.one(index);
     const { cluster, directory, cephPool, poolId } = this;
-    const refuse = (): Promise<never> => Promise.reject(new Error('this is one of several controllers'));
+    const refused = (): never => {
+      throw new Error('this is one of several controllers');
+    };
+    const refuse = async (): Promise<never> => refused();
     return {
       ...{ cluster, directory, cephPool, poolId, endpoint, client },
       ...{ configurationFile: join(directory, String(index + 1), 'controller.yaml'), storeFile: '' },
+      get store() {
+        return refused();
+      },
       get pid() {
         return one.pid;
       },
@@ -190,6 +196,7 @@ export class SeveralControllers {
       kill: () => one.end('SIGKILL'),
       stop: () => one.end('SIGTERM'),
       start: () => one.start(),
+      restore: refuse,
       remove: refuse,
     };
   }

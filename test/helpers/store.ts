@@ -1,5 +1,9 @@
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { startRedis } from './redis.js';
+import type { Store } from '../../src/core/ports/store.js';
+import { defaultRedisOptions, openRedisStore } from '../../src/store/redis/index.js';
+import { openSqliteStore } from '../../src/store/sqlite/index.js';
+import { type RedisGroup, startRedis } from './redis.js';
 
 /** Data of a store of a test's own, of the kind that the variable STORE names: sqlite, the default, or redis. */
 export interface TestStore {
@@ -7,6 +11,12 @@ export interface TestStore {
   readonly settings: Readonly<Record<string, unknown>>;
   /** Whether its data lies in the controller's own folder. */
   readonly embedded: boolean;
+  /** Opens it beside whatever uses it; one that is embedded only while no controller runs. */
+  open(): Promise<Store>;
+  /** Loses all its data. While no controller runs. */
+  lose(): Promise<void>;
+  /** The Redis on which it is, if it is on one. */
+  readonly redis?: RedisGroup;
   /** Ends what serves it, and removes its data where it does not lie in the test's folder. */
   remove(): Promise<void>;
 }
@@ -14,20 +24,31 @@ export interface TestStore {
 /**
  * Makes an empty store.
  * @param directory where its data lies.
+ * @param stateDirectory the controller's state_directory, when that is another one.
  * @param beatTimeout journal.beat_timeout of the controllers that use it: a commit may take half of it.
  */
 export async function makeTestStore(
   directory: string,
   beatTimeout: unknown = '10s',
   kind: string = process.env.STORE ?? 'sqlite',
+  stateDirectory: string = directory,
 ): Promise<TestStore> {
   if (kind === 'sqlite') {
-    const settings = { sqlite: { path: join(directory, 'store.db') } };
-    return { settings, embedded: true, remove: () => Promise.resolve() };
+    const path = join(directory, 'store.db');
+    return {
+      settings: { sqlite: { path } },
+      embedded: true,
+      open: () => openSqliteStore({ path }),
+      lose: async () => {
+        for (const end of ['', '-wal', '-shm']) await rm(`${path}${end}`, { force: true });
+      },
+      remove: () => Promise.resolve(),
+    };
   }
   if (kind !== 'redis') throw new Error(`STORE must be sqlite or redis, not ${kind}`);
   const group = await startRedis({ directory });
   const address = group.servers[0]?.address ?? '';
+  const stateFile = join(stateDirectory, 'redis-store.json');
   const commitTimeout = Math.min(5_000, millisecondsOf(beatTimeout) / 2);
   return {
     settings: {
@@ -37,6 +58,13 @@ export async function makeTestStore(
       },
     },
     embedded: false,
+    redis: group,
+    open: () => openRedisStore({ ...defaultRedisOptions, place: { kind: 'server', address }, leastReplicas: 0 }),
+    lose: async () => {
+      await group.servers[0]?.call('FLUSHALL');
+      // Whoever lost its store to the last document tells the controller so.
+      await rm(stateFile, { force: true });
+    },
     remove: () => group.remove(),
   };
 }

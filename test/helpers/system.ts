@@ -9,8 +9,11 @@ import { connect, type MoorageClient } from '../../src/client/index.js';
 import { createMasterKeyFile } from '../../src/sealing/index.js';
 import { cleanUp } from './clean-up.js';
 import { type Cluster, repositoryDirectory, startCluster } from './cluster.js';
-import { beatTimeoutOf, makeTestStore } from './store.js';
+import { execute } from './exec.js';
+import { beatTimeoutOf, makeTestStore, type TestStore } from './store.js';
 import { waitFor } from './wait.js';
+
+const controllerProgram = join(repositoryDirectory, 'dist/bin/moorage-controller.js');
 
 /** What a test may set of its controller, as the configuration file has it. */
 export type Settings = Readonly<Record<string, unknown>>;
@@ -45,6 +48,7 @@ export interface System {
   readonly endpoint: string;
   readonly client: MoorageClient;
   readonly configurationFile: string;
+  readonly store: TestStore;
   /** The store's file, when it is embedded. */
   readonly storeFile: string;
   /** The process that runs now, or ran last. */
@@ -61,6 +65,8 @@ export interface System {
   stop(): Promise<void>;
   /** Starts it again after `kill` or `stop`. */
   start(): Promise<void>;
+  /** Stops it, makes its store of a copy as an administrator does, and starts it. */
+  restore(copy: string): Promise<void>;
   /** Stops it and removes its pool and folder. */
   remove(): Promise<void>;
 }
@@ -97,7 +103,7 @@ export async function startSystem(options: SystemOptions): Promise<System> {
   const storeDirectory =
     options.storeDirectory === undefined ? directory : await mkdtemp(join(options.storeDirectory, 'store-'));
   const storeFile = join(storeDirectory, 'store.db');
-  const store = await makeTestStore(storeDirectory, beatTimeoutOf(options.settings), options.store);
+  const store = await makeTestStore(storeDirectory, beatTimeoutOf(options.settings), options.store, directory);
   const socket = join(directory, 'moorage.sock');
   const configurationFile = join(directory, 'controller.yaml');
   const configuration = merge(
@@ -162,6 +168,7 @@ export async function startSystem(options: SystemOptions): Promise<System> {
     endpoint,
     client,
     configurationFile,
+    store,
     storeFile,
     get pid() {
       return process_.pid;
@@ -174,6 +181,12 @@ export async function startSystem(options: SystemOptions): Promise<System> {
     kill: () => process_.end('SIGKILL'),
     stop: () => process_.end('SIGTERM'),
     start: () => process_.start(),
+    restore: async (copy) => {
+      await process_.end('SIGTERM');
+      await store.lose();
+      await execute(process.execPath, [controllerProgram, '--config', configurationFile, 'restore-store', copy]);
+      await process_.start();
+    },
     remove: () => remove('SIGTERM'),
   };
 }
@@ -207,14 +220,13 @@ export class ControllerProcess {
   }
 
   async start(): Promise<void> {
-    const program = join(repositoryDirectory, 'dist/bin/moorage-controller.js');
     // `ip netns exec` becomes the program: the process id is the controller's.
     const inside = this.#namespace === undefined ? [] : ['ip', 'netns', 'exec', this.#namespace];
     const [first = '', ...others] = [
       ...inside,
       process.execPath,
       ...this.#nodeArguments,
-      program,
+      controllerProgram,
       ...['--config', this.#configurationFile],
     ];
     const child = spawn(first, others, { stdio: ['ignore', 'pipe', 'pipe'] });

@@ -1,4 +1,4 @@
-import { copyFile, readdir, rm, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import type { MoorageCallError } from '../../src/client/index.js';
@@ -29,13 +29,6 @@ describe('AdminService.BackupStore, and a store that was restored', function () 
   };
   const exportsOf = async (id: string): Promise<string[]> =>
     (await system.client.getVolume({ volumeId: id })).volume?.exportIds ?? [];
-
-  async function restore(path: string): Promise<void> {
-    await system.stop();
-    for (const end of ['', '-wal', '-shm']) await rm(`${system.storeFile}${end}`, { force: true });
-    await copyFile(path, system.storeFile);
-    await system.start();
-  }
 
   it('copies the store while it is written to, readable for nobody else', async () => {
     let ended = false;
@@ -94,7 +87,7 @@ describe('AdminService.BackupStore, and a store that was restored', function () 
     const clone = (await client.createVolume({ source: { snapshotId: lateSnapshot } })).volume?.id ?? '';
     const fourth = await nodeA.export(clone);
     const before = await takeInventory(system);
-    await restore(path);
+    await system.restore(path);
 
     const refused = await client.export({ volumeId: moved, authority: 'direct', direct: { nodeId: 'n-a' } }).then(
       () => undefined,
@@ -172,7 +165,7 @@ describe('AdminService.BackupStore, and a store that was restored', function () 
     const { path } = await client.backupStore({});
     const snapshots = (await Promise.all(calls)).map(({ snapshot }) => snapshot?.id ?? '');
     const volumes = await Promise.all(more);
-    await restore(path);
+    await system.restore(path);
     const { repaired, stillHeld } = await repairAll(system);
     const failed = repaired.filter(({ outcome }) => outcome === 'REPAIR_OUTCOME_FAILED');
     expect(failed).to.deep.equal([]);

@@ -2,7 +2,7 @@ import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, wri
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
-import type { RedisPlace } from '../../src/store/redis/index.js';
+import { defaultRedisOptions, type RedisPlace, restoreRedisStore } from '../../src/store/redis/index.js';
 import { commit, keysOf, put, rejection, remove } from '../contract/store-helpers.js';
 import { type RedisGroup, startRedis } from '../helpers/redis.js';
 import { waitFor } from '../helpers/wait.js';
@@ -114,6 +114,15 @@ describe('the Redis store and who it trusts', function () {
     await commit(store, put('a', 2, { indexes: [{ index: 'i', sort: '2' }] }), put('b', 1));
     await commit(store, remove('b'));
     expect([await keysOf(store, 'i'), await store.count('i')]).to.deep.equal([['a'], 1]);
+    // Copies, and stores made of them, too.
+    const copy = join(folder, 'copy.db');
+    await store.backup(copy, [put('of-the-copy', 1)]);
+    const options = { ...defaultRedisOptions, place: serverOf(group), access, leastReplicas: 1 };
+    await group.servers[0]?.call('FLUSHALL');
+    await restoreRedisStore(options, copy);
+    const restored = await stores.open(serverOf(group), { access, leastReplicas: 1 });
+    expect(await restored.getMany(['a', 'of-the-copy'])).to.have.nested.property('[1].value', 1);
+    await commit(restored, put('b', 1));
 
     const elsewhere = await rejection(stores.open(serverOf(group), { access, prefix: 'other:' }));
     expect(`${elsewhere}`).to.contain('refuses this user').and.contain('docs/operations/redis.md');

@@ -266,6 +266,7 @@ function bound(store: Store): Store {
     list: (index, range) => store.list(index, range),
     count: (index) => store.count(index),
     commit: (writes) => store.commit(writes),
+    backup: (path, writes) => store.backup(path, writes),
     close: () => store.close(),
   };
 }

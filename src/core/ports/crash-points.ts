@@ -52,7 +52,6 @@ export function betweenPoints<Result>(
 
 /** The store, with points around its commits. */
 export function withCommitPoints(store: Store): Store {
-  const { backup } = store;
   return {
     get: (key) => store.get(key),
     getMany: (keys) => store.getMany(keys),
@@ -65,7 +64,7 @@ export function withCommitPoints(store: Store): Store {
         () => store.commit(writes),
         (outcome) => ({ outcome }),
       ),
-    ...(backup === undefined ? {} : { backup: backup.bind(store) }),
+    backup: (path, writes) => store.backup(path, writes),
     close: () => store.close(),
   };
 }

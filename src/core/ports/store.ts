@@ -99,10 +99,10 @@ export interface Store {
   commit(writes: readonly Write[]): Promise<CommitOutcome>;
   /**
    * Writes a consistent copy of it into a new file, with these writes on top of it, while it serves; revisions of the copy
-   * go on far behind those of the original, so that none means two things. Absent where a kind of store is backed up otherwise.
+   * go on far behind those of the original, so that none means two things. The file is of the embedded kind, whatever kind of store it is made of.
    * @returns its size in bytes
    */
-  backup?(path: string, writes: readonly Write[]): Promise<{ readonly sizeBytes: number }>;
+  backup(path: string, writes: readonly Write[]): Promise<{ readonly sizeBytes: number }>;
   /** Closes it; nothing may be called after. */
   close(): Promise<void>;
 }
@@ -131,6 +131,8 @@ export interface ReplicatedStore extends Store {
    * @returns how to stop listening
    */
   onPrimaryChange(listener: (change: PrimaryChange) => void): () => void;
+  /** Names the time of the primary that serves now: another one once another server serves, or the same one after a restart. */
+  primaryTime(): Promise<string>;
 }
 
 /** Whether a store is one that several servers hold. */

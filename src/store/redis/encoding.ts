@@ -33,6 +33,11 @@ export function writeArguments(writes: readonly PreparedWrite[]): readonly strin
   });
 }
 
+/** Of all keys that begin with this, as SCAN takes it. */
+export function keyPattern(beginning: string): string {
+  return `${beginning.replaceAll(/[\\*?[\]]/g, '\\$&')}*`;
+}
+
 /** What the commit script answered; undefined: it was written for another primary's time. */
 export function parseOutcome(answer: readonly string[]): CommitOutcome | undefined {
   const [what, ...rest] = answer;
@@ -50,17 +55,34 @@ export function parseOutcome(answer: readonly string[]): CommitOutcome | undefin
  * @throws {StoreError} `corrupt` when it is none.
  */
 export function parseDocument<T>(key: string, text: string): StoredDocument<T> {
+  const { rev, value } = split(key, text);
+  return { key, rev, value: parseJson(key, value) as T };
+}
+
+/** The same, with its entries, and its value as text. @throws {StoreError} `corrupt` */
+export function parseStored(
+  key: string,
+  text: string,
+): { readonly rev: number; readonly entries: readonly (readonly [string, string?])[]; readonly value: string } {
+  const { rev, entries, value } = split(key, text);
+  parseJson(key, value);
+  return { rev, value, entries: parseJson(key, entries) as (readonly [string, string?])[] };
+}
+
+function split(key: string, text: string): { readonly rev: number; readonly entries: string; readonly value: string } {
   const first = text.indexOf('\n');
   const second = text.indexOf('\n', first + 1);
   const rev = Number(text.slice(0, first));
+  if (second <= first || first <= 0 || !Number.isSafeInteger(rev)) throw corrupt(key);
+  return { rev, entries: text.slice(first + 1, second), value: text.slice(second + 1) };
+}
+
+function parseJson(key: string, text: string): unknown {
   try {
-    if (second > first && first > 0 && Number.isSafeInteger(rev)) {
-      return { key, rev, value: JSON.parse(text.slice(second + 1)) as T };
-    }
+    return JSON.parse(text);
   } catch (error) {
     throw corrupt(key, error);
   }
-  throw corrupt(key);
 }
 
 function corrupt(key: string, cause?: unknown): StoreError {

@@ -7,4 +7,5 @@ export {
   type RedisStoreOptions,
   type RedisTls,
 } from './options.js';
+export { restoreRedisStore } from './restore.js';
 export { openRedisStore } from './store.js';

@@ -12,6 +12,9 @@ import { createHash } from 'node:crypto';
  *                 NUL in <sort> as NUL 0xFF. UTF-8 has no 0xFF and keys are not empty, so the end of <sort> is plain
  *   c:<id>        the revision of a commit, for a while: who asks again with the same id gets the same answer
  *   barrier       written for its place in the replication stream only
+ *   copy          "<id> <revision>" while a copy of the store is made (backup.ts): as it was at that revision
+ *   before        a hash: what commits after that revision replaced or removed, by its key
+ *   trial         for a moment: whether this user may do what a commit does
  *
  * "#!lua" without flags lets Redis refuse a script before its first write when memory is short, the disk fails or replicas
  * are missing. Everything else that could fail is read before the first write, for Redis takes no write back.
@@ -64,6 +67,8 @@ local before = redis.call('GET', prefix .. 'c:' .. id)
 if before then return { 'ok', before } end
 local meta = prefix .. 'meta'
 if redis.call('HGET', meta, 'epoch') ~= ARGV[4] then return { 'epoch' } end
+-- While a copy is made: what was there at its revision is kept for it.
+local copied = tonumber(string.match(redis.call('GET', prefix .. 'copy') or '', ' (%d+)$') or '-1')
 local heads, writes, seen, answer = {}, {}, {}, { 'conflict' }
 local at = 5
 while at <= #ARGV do
@@ -97,6 +102,9 @@ if #answer > 1 then return answer end
 local rev = string.format('%.0f', redis.call('HINCRBY', meta, 'commits', 1))
 for _, write in ipairs(writes) do
   local key, found, entries, value = write[1], write[2], write[3], write[4]
+  if found and tonumber(found[1]) <= copied then
+    redis.call('HSET', prefix .. 'before', key, redis.call('GET', prefix .. 'd:' .. key))
+  end
   local kept = {}
   for _, entry in ipairs(write[5]) do kept[#entry[1] .. ':' .. entry[1] .. place(entry, rev)] = 1 end
   for _, entry in ipairs(write[6]) do
@@ -158,12 +166,12 @@ end
 return answer
 `);
 
-/** Reads what a server holds of the store. Arguments: prefix. Answers: id, format, commits, epoch, then the epochs. */
+/** Reads what a server holds of the store. Arguments: prefix. Answers: id, format, commits, epoch, loading, then the epochs. */
 export const historyScript = script(`#!lua flags=no-writes
 local prefix = ARGV[1]
 local meta = prefix .. 'meta'
 local answer = {}
-for position, field in ipairs({ 'id', 'format', 'commits', 'epoch' }) do
+for position, field in ipairs({ 'id', 'format', 'commits', 'epoch', 'loading' }) do
   answer[position] = redis.call('HGET', meta, field) or ''
 end
 for _, epoch in ipairs(redis.call('LRANGE', prefix .. 'epochs', 0, -1)) do answer[#answer + 1] = epoch end
@@ -190,6 +198,8 @@ redis.call('ZADD', trial, 0, 'x')
 redis.call('ZREM', trial, 'x')
 redis.call('HINCRBY', trial, 'x', 1)
 redis.call('DEL', trial)
+redis.call('HSET', trial, 'x', 'y')
+redis.call('DEL', trial)
 redis.call('RPUSH', trial, 'x')
 redis.call('LTRIM', trial, 1, 0)
 if ARGV[2] == '' then redis.call('HSET', meta, 'id', ARGV[4], 'format', ARGV[5], 'commits', '0') end
@@ -198,7 +208,72 @@ if ARGV[3] ~= ARGV[6] then
   redis.call('LTRIM', epochs, -tonumber(ARGV[7]), -1)
   redis.call('HSET', meta, 'epoch', ARGV[6])
 end
+-- Of a copy whose maker died.
+if not redis.call('GET', prefix .. 'copy') then redis.call('DEL', prefix .. 'before') end
 return { 'ok' }
 `);
 
-export const scripts: readonly Script[] = [commitScript, barrierScript, listScript, historyScript, adoptScript];
+/**
+ * Begins a copy of the store as it is now. Arguments: prefix, id of the copy, for how long it goes on unless it is held on to
+ * (ms). Answers: ok <commits> · busy (another one is being made).
+ */
+export const copyBeginScript = script(`#!lua
+local prefix = ARGV[1]
+if redis.call('GET', prefix .. 'copy') then return { 'busy' } end
+redis.call('DEL', prefix .. 'before')
+local commits = redis.call('HGET', prefix .. 'meta', 'commits')
+redis.call('SET', prefix .. 'copy', ARGV[2] .. ' ' .. commits, 'PX', ARGV[3])
+return { 'ok', commits }
+`);
+
+/** Holds on to a copy that is being made. Arguments as above. Answers: ok · lost (it was given up since: start anew). */
+export const copyHoldScript = script(`#!lua
+local name = ARGV[1] .. 'copy'
+local copy = redis.call('GET', name) or ''
+if string.sub(copy, 1, #ARGV[2] + 1) ~= ARGV[2] .. ' ' then return { 'lost' } end
+redis.call('SET', name, copy, 'PX', ARGV[3])
+return { 'ok' }
+`);
+
+/** Ends a copy. Arguments: prefix, id of the copy. Answers: ok · lost (something of it may be missing). */
+export const copyEndScript = script(`#!lua
+local prefix = ARGV[1]
+local copy = redis.call('GET', prefix .. 'copy') or ''
+if string.sub(copy, 1, #ARGV[2] + 1) ~= ARGV[2] .. ' ' then return { 'lost' } end
+redis.call('DEL', prefix .. 'copy')
+redis.call('DEL', prefix .. 'before')
+return { 'ok' }
+`);
+
+/**
+ * Puts documents of a copy where there is no store. Arguments: prefix, then of each document key, revision, entries and value.
+ * Answers: ok · taken (a store is there).
+ */
+export const loadScript = script(`#!lua
+${PARTS}
+local prefix = ARGV[1]
+if redis.call('HGET', prefix .. 'meta', 'id') then return { 'taken' } end
+redis.call('HSET', prefix .. 'meta', 'loading', '1')
+for at = 2, #ARGV, 4 do
+  local key, entries = ARGV[at], ARGV[at + 2]
+  redis.call('SET', prefix .. 'd:' .. key, ARGV[at + 1] .. '\\n' .. entries .. '\\n' .. ARGV[at + 3])
+  for _, entry in ipairs(cjson.decode(entries)) do
+    redis.call('ZADD', prefix .. 'i:' .. entry[1], 0, member(entry[2], key))
+  end
+end
+return { 'ok' }
+`);
+
+/** Makes a store of what was put there. Arguments: prefix, id, format, commits. Answers: ok · taken. */
+export const loadEndScript = script(`#!lua
+local meta = ARGV[1] .. 'meta'
+if redis.call('HGET', meta, 'id') then return { 'taken' } end
+redis.call('DEL', meta)
+redis.call('HSET', meta, 'id', ARGV[2], 'format', ARGV[3], 'commits', ARGV[4])
+return { 'ok' }
+`);
+
+export const scripts: readonly Script[] = [
+  ...[commitScript, barrierScript, listScript, historyScript, adoptScript],
+  ...[copyBeginScript, copyHoldScript, copyEndScript, loadScript, loadEndScript],
+];

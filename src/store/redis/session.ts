@@ -160,7 +160,13 @@ async function adopt(
 ): Promise<StoreHistory & { readonly storeId: string }> {
   const newId = randomUUID();
   for (;;) {
-    const { history, epoch } = await readHistory(connection, prefix, timeout);
+    const { history, epoch, loading } = await readHistory(connection, prefix, timeout);
+    if (loading) {
+      throw new StoreError(
+        'unavailable',
+        `the Redis server ${connection.address} holds a part of a store: a restore was cut short; run it again`,
+      );
+    }
     const loss = known === undefined ? undefined : lossOf(known, history);
     if (loss !== undefined) {
       throw new StoreError(
@@ -184,11 +190,10 @@ async function readHistory(
   connection: Connection,
   prefix: string,
   timeout: number,
-): Promise<{ readonly history: StoreHistory; readonly epoch: string }> {
-  const [id = '', format = '', commits = '', epoch = '', ...epochs] = await connection.call<readonly string[]>(
-    ['EVALSHA', historyScript.sha, '0', prefix],
-    timeout,
-  );
+): Promise<{ readonly history: StoreHistory; readonly epoch: string; readonly loading: boolean }> {
+  const [id = '', format = '', commits = '', epoch = '', loading = '', ...epochs] = await connection.call<
+    readonly string[]
+  >(['EVALSHA', historyScript.sha, '0', prefix], timeout);
   if (Number(format) > FORMAT) {
     throw new StoreError(
       'newer-version',
@@ -205,5 +210,6 @@ async function readHistory(
       }),
     },
     epoch,
+    loading: loading !== '',
   };
 }

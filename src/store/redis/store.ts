@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import {
   type CommitOutcome,
   type ListPage,
@@ -10,6 +11,7 @@ import {
 } from '../../core/ports/store.js';
 import { encodeCursor, spanOf } from '../ranges.js';
 import { prepareWrites } from '../writes.js';
+import { writeRedisBackup } from './backup.js';
 import { Commits } from './commits.js';
 import { boundBefore, boundBehind, parseDocument } from './encoding.js';
 import { refusalCode, translateRedisError } from './errors.js';
@@ -45,6 +47,8 @@ class RedisStore implements ReplicatedStore {
   readonly #listeners = new Set<(change: PrimaryChange) => void>();
   /** The last commit that is known to be on the replicas that count. */
   #acknowledged: Acknowledged | undefined;
+  /** Ends with the copy that is being made: one at a time. */
+  #copying: Promise<unknown> = Promise.resolve();
   #closed = false;
 
   constructor(options: RedisStoreOptions) {
@@ -137,9 +141,35 @@ class RedisStore implements ReplicatedStore {
     return this.#commits.commit(prepareWrites(writes));
   }
 
+  backup(path: string, writes: readonly Write[]): Promise<{ readonly sizeBytes: number }> {
+    this.#checkOpen();
+    const prepared = prepareWrites(writes);
+    const next = this.#copying.then(async () => {
+      const session = await this.#primary.session();
+      const made = await writeRedisBackup(session, this.#options.prefix, path, prepared);
+      try {
+        // What is in it must be on the replicas too: else a change of the primary takes it back.
+        await this.#commits.barrier();
+        if (session.lost)
+          throw new StoreError('unavailable', 'the primary changed while the store was copied: try again');
+        return made;
+      } catch (error) {
+        rmSync(path, { force: true });
+        throw error;
+      }
+    });
+    this.#copying = next.catch(() => undefined);
+    return next;
+  }
+
   onPrimaryChange(listener: (change: PrimaryChange) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
+  }
+
+  async primaryTime(): Promise<string> {
+    this.#checkOpen();
+    return (await this.#primary.session()).epoch;
   }
 
   async close(): Promise<void> {

@@ -15,13 +15,28 @@ const REVISIONS_AHEAD = 1_000_000_000;
 const PAGES_AT_ONCE = 256;
 
 /**
- * Copies an open database into a new file (0600), while it is used: SQLite's own online backup, which sees every commit of
- * this connection. The file has its name only once it is whole.
+ * Copies an open database into a new file, while it is used: SQLite's own online backup, which sees every commit of this
+ * connection.
  * @throws {StoreError} `unavailable`, `full`
  */
-export async function writeBackup(
+export function writeBackup(
   database: Database.Database,
   path: string,
+  writes: readonly PreparedWrite[],
+): Promise<{ readonly sizeBytes: number }> {
+  const progress = (): number => PAGES_AT_ONCE;
+  return writeCopy(path, async (partial) => void (await database.backup(partial, { progress })), writes);
+}
+
+/**
+ * Makes a new file (0600), which has its name only once it is whole.
+ * @param fill makes a database of an empty file.
+ * @param writes put on top of what it has then.
+ * @throws {StoreError} `unavailable`, `full`; what `fill` throws
+ */
+export async function writeCopy(
+  path: string,
+  fill: (partial: string) => Promise<void>,
   writes: readonly PreparedWrite[],
 ): Promise<{ readonly sizeBytes: number }> {
   const partial = `${path}.partial`;
@@ -35,7 +50,7 @@ export async function writeBackup(
       );
     }
     closeSync(openSync(partial, constants.O_CREAT | constants.O_EXCL | constants.O_WRONLY, 0o600));
-    await database.backup(partial, { progress: () => PAGES_AT_ONCE });
+    await fill(partial);
     finish(partial, writes);
     synchronise(partial);
     // Unlike a rename it never takes another file's place.
@@ -74,7 +89,8 @@ function finish(path: string, writes: readonly PreparedWrite[]): void {
   }
 }
 
-function synchronise(path: string): void {
+/** Brings a file or a folder's names to the disk. */
+export function synchronise(path: string): void {
   const descriptor = openSync(path, constants.O_RDONLY);
   try {
     fsyncSync(descriptor);

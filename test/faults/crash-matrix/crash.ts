@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto';
 import { connect } from '../../../src/client/index.js';
-import { openSqliteStore } from '../../../src/store/sqlite/index.js';
 import { waitFor } from '../../helpers/wait.js';
 import type { Bench, Reached, Trap } from './bench.js';
 import { checkAtRest, checkStore, checkStoreAtRest } from './check.js';
@@ -114,7 +113,7 @@ async function recover(bench: Bench, milliseconds: number): Promise<readonly str
 
 /** What is wrong in the store of a system whose controller has ended. @param at whether everything had come to rest before */
 export async function checkDead(bench: Bench, at?: 'at rest'): Promise<readonly string[]> {
-  const store = await openSqliteStore({ path: bench.system.storeFile });
+  const store = await bench.system.store.open();
   try {
     const problems = at === undefined ? await checkStore(store) : await checkStoreAtRest(store);
     return problems.map((problem) => `in the store of the dead: ${problem}`);

@@ -114,13 +114,6 @@ export class Admin implements AdminService {
 
   async backupStore(_caller: Caller): Promise<StoreBackup> {
     const { store, clock, settings } = this.#core;
-    if (store.backup === undefined) {
-      throw new MoorageError(
-        'UNIMPLEMENTED',
-        'This kind of store is not copied by the controller: back it up with its own means (docs/operations/recover.md).',
-        { reason: 'BACKUP_NOT_IMPLEMENTED' },
-      );
-    }
     const time = clock.now();
     const stamp = new Date(time).toISOString().replaceAll(/[-:]/g, '').replace(/\..*/, 'Z');
     const path = `${settings.backupDirectory}/store-${stamp}-${randomBytes(4).toString('hex')}.db`;

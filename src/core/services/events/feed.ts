@@ -168,14 +168,13 @@ export function elsewhere(): MoorageError {
 
 /** The store, with a listener that hears of each commit that passed or may have passed. */
 export function withCommitListener(store: Store, committed: () => void): Store {
-  const { backup } = store;
   return {
     get: (key) => store.get(key),
     getMany: (all) => store.getMany(all),
     list: (index, range) => store.list(index, range),
     count: (index) => store.count(index),
     commit: (writes) => store.commit(writes).finally(committed),
-    ...(backup === undefined ? {} : { backup: backup.bind(store) }),
+    backup: (path, writes) => store.backup(path, writes),
     close: () => store.close(),
   };
 }
