@@ -19,6 +19,7 @@ import { removeExpired } from './reaper/janitor.js';
 import { Reaper, type ReaperResult } from './reaper/reaper.js';
 import { Admin } from './services/admin/admin.js';
 import { Hold, settleRestored } from './services/admin/hold.js';
+import { Reconciliation } from './services/admin/reconcile.js';
 import { repairDefinition } from './services/admin/repair-operation.js';
 import type { CoreContext } from './services/context.js';
 import { deletePoolDefinition } from './services/delete-pool.js';
@@ -97,10 +98,29 @@ export function createCore(given: CoreParts): Core {
   const feed: ChangeFeed = new ChangeFeed(context);
   const definitions = operationDefinitions(context);
   const hold = new Hold(store);
-  const journal = new Journal({ store, clock, events, metrics, settings, membership, definitions, hold, layout });
+  const reconciliation = new Reconciliation(context, hold, given.store, membership.signal);
+  const gate = {
+    check: async (): Promise<void> => {
+      await reconciliation.check();
+      await hold.check();
+    },
+  };
+  const journal = new Journal({ store, clock, events, metrics, settings, membership, definitions, hold: gate, layout });
   const agents = new Agents({ store, clock, events, backend: parts.backend, settings, membership, definitions });
   const watch = new BeatWatch({ store, clock, settings, process: parts.process, inc: membership.inc });
-  const takeOver = new TakeOver({ store, clock, events, settings, membership, agents, journal, watch, layout });
+  const mayResume = (): boolean => !reconciliation.pending;
+  const takeOver = new TakeOver({
+    store,
+    clock,
+    events,
+    settings,
+    membership,
+    agents,
+    journal,
+    watch,
+    layout,
+    mayResume,
+  });
   const reaper = new Reaper(context, membership);
   const admin = new Admin(context, journal, hold, membership);
   const background: Promise<void>[] = [];
@@ -119,7 +139,7 @@ export function createCore(given: CoreParts): Core {
       await clock.sleep(settings.reaperIntervalMilliseconds, membership.signal);
       if (membership.signal.aborted) return;
       // Several that purge the same images at once would do no harm, and the same work twice.
-      if (!watch.isFirst) continue;
+      if (!watch.isFirst || reconciliation.pending) continue;
       try {
         // What a restored store takes for deleted may have been undeleted since.
         if ((await hold.mark()) !== undefined) continue;
@@ -160,9 +180,10 @@ export function createCore(given: CoreParts): Core {
     lifecycle: agents,
     start: async () => {
       await membership.start();
-      await settleRestored(context, hold);
+      await reconciliation.begin();
+      if (!reconciliation.pending) await settleRestored(context, hold);
       await takeOver.begin();
-      background.push(takeOver.run(), reapForEver());
+      background.push(reconciliation.run(), takeOver.run(), reapForEver());
     },
     stop: async (graceMilliseconds) => {
       await journal.drain(graceMilliseconds);

@@ -55,6 +55,8 @@ export const keys = {
   layout: 'store/layout',
   /** There while the store is held because it was restored from a backup (services/admin/hold.ts). */
   restored: 'store/restored',
+  /** Which primary of a replicated store was compared with the storage last (services/admin/reconcile.ts). */
+  primary: 'store/primary',
 } as const;
 
 /** Names of indexes; those with a parameter are functions. */

@@ -30,6 +30,7 @@ export class TakeOver {
   private readonly journal: Journal;
   private readonly watch: BeatWatch;
   private readonly layout: Layout;
+  private readonly mayResume: () => boolean;
 
   constructor(options: {
     store: Store;
@@ -41,6 +42,8 @@ export class TakeOver {
     journal: Journal;
     watch: BeatWatch;
     layout: Layout;
+    /** Whether operations may be resumed: a store whose primary changed is compared with the storage first. */
+    mayResume: () => boolean;
   }) {
     this.store = options.store;
     this.clock = options.clock;
@@ -51,6 +54,7 @@ export class TakeOver {
     this.journal = options.journal;
     this.watch = options.watch;
     this.layout = options.layout;
+    this.mayResume = options.mayResume;
   }
 
   /**
@@ -106,10 +110,12 @@ export class TakeOver {
         if (!raised) raised = await this.layout.raise(this.membership);
         const clusters = this.membership.agents.filter((agent) => agent.dead).map((agent) => agent.cluster);
         if (mine.length > 0) for (const cluster of new Set(clusters)) await this.agents.clean(cluster);
-        for (const dead of mine) await this.takeOverFrom(dead);
-        if (this.settings.storeIsExclusive) return;
-        await this.resumeUnheard();
-        pause = this.settings.beatTimeoutMilliseconds / 5;
+        if (this.mayResume()) {
+          for (const dead of mine) await this.takeOverFrom(dead);
+          if (this.settings.storeIsExclusive) return;
+          await this.resumeUnheard();
+          pause = this.settings.beatTimeoutMilliseconds / 5;
+        }
       } catch (error) {
         if (this.membership.signal.aborted) return;
         // After a start the agents are not there yet: nothing has gone wrong.

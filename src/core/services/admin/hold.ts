@@ -27,11 +27,21 @@ export interface RestoredMark {
   readonly backupTime: number;
   /** Whether the operations of that time were ended. */
   readonly settled: boolean;
+  /** Unset: it is a copy. Set: the storage knows of changes that a new primary lacks (reconcile.ts). */
+  readonly lostChanges?: true;
 }
 
 /** The writes that mark a copy. Places in the change feed of the original mean nothing in it. */
 export function markCopy(mark: RestoredMark): readonly Write[] {
   return [putMark(mark), { kind: 'delete', key: keys.feed, expect: 'any' }];
+}
+
+/** The writes that mark a store that lacks what was acknowledged: it is as a copy that was made before that. */
+export function markLoss(now: number): readonly Write[] {
+  return [
+    putMark({ backupTime: now, settled: false, lostChanges: true }),
+    { kind: 'delete', key: keys.feed, expect: 'any' },
+  ];
 }
 
 function putMark(mark: RestoredMark): Write {
@@ -55,11 +65,24 @@ export class Hold {
     return document;
   }
 
+  /** Forgets that it was not held: another controller may have put the mark since. */
+  lookAgain(): void {
+    this.#free = false;
+  }
+
   /** @throws MoorageError FAILED_PRECONDITION while it is held */
   async check(): Promise<void> {
     const mark = await this.mark();
     if (mark === undefined) return;
     const when = new Date(mark.value.backupTime).toISOString();
+    if (mark.value.lostChanges === true) {
+      throw new MoorageError(
+        'FAILED_PRECONDITION',
+        'The store lacks changes that the storage knows of, since its primary changed: nothing is changed before a Repair of ' +
+          'everything has gone through (moorage check, then moorage repair).',
+        { reason: 'STORE_LOST_CHANGES', metadata: { found_time: when } },
+      );
+    }
     throw new MoorageError(
       'FAILED_PRECONDITION',
       `The store was restored from a backup of ${when} and is older than the storage: nothing is changed before a Repair of ` +
@@ -82,8 +105,16 @@ export class Hold {
 export async function settleRestored(core: CoreContext, hold: Hold): Promise<void> {
   const mark = await hold.mark();
   if (mark === undefined || mark.value.settled) return;
-  for (const operation of await listAll<Operation>(core.store, indexes.operationsRunning)) {
-    await commit(core, () => endedWrites(core, operation));
+  const message =
+    mark.value.lostChanges === true
+      ? 'The store lost changes while this operation ran: its primary was replaced.'
+      : 'The store was restored from a backup that was made while this operation ran.';
+  for (const { key } of await listAll<Operation>(core.store, indexes.operationsRunning)) {
+    await commit(core, async () => {
+      // Another controller may be at it too.
+      const operation = await core.store.get<Operation>(key);
+      return operation?.value.state === 'running' ? endedWrites(core, operation, message) : [];
+    });
   }
   for (const { key } of await listAll<PointInTime>(core.store, indexes.points)) {
     await commit(core, async () => {
@@ -97,10 +128,13 @@ export async function settleRestored(core: CoreContext, hold: Hold): Promise<voi
   await commit(core, async () => [putMark({ ...mark.value, settled: true })]);
 }
 
-async function endedWrites(core: CoreContext, document: StoredDocument<Operation>): Promise<readonly Write[]> {
+async function endedWrites(
+  core: CoreContext,
+  document: StoredDocument<Operation>,
+  message: string,
+): Promise<readonly Write[]> {
   const operation = document.value;
   const now = core.clock.now();
-  const message = 'The store was restored from a backup that was made while this operation ran.';
   const ended: Operation = {
     ...operation,
     state: 'failed',
