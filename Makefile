@@ -12,11 +12,11 @@ demo: setup
 run: setup
 	@exec node --import tsx scripts/run.ts
 
-# Every test, on a Ceph and a libvirt of its own.
+# Every test, on a Ceph and a libvirt of its own. `STORE=redis make test`: with each controller's store on a Redis of its own.
 test: setup
 	@node --import tsx scripts/test.ts
 
-# The same with as many rounds in the random and crash tests as it takes to be sure.
+# The same with as many rounds in the random and crash tests as it takes to be sure, and what runs a controller on Redis too.
 test-full: setup
 	@node --import tsx scripts/test.ts --full
 

@@ -5,7 +5,8 @@
  *
  *   node --import tsx scripts/test.ts [--full] [--coverage] [FOLDER...]
  *
- * --full: MOORAGE_TEST_FULL=1 for the suites, which then take as many rounds as it takes to be sure.
+ * --full: MOORAGE_TEST_FULL=1 for the suites, which then take as many rounds as it takes to be sure; and those that run a
+ * controller once more on the other kind of store. STORE=redis: all of them on Redis.
  * --coverage: a table by file, and pages in coverage/. FOLDER: only these folders of test/.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
@@ -24,6 +25,8 @@ const firstFolders = ['unit', 'contract', 'integration', 'e2e', 'faults'];
 const besideFolder = 'unit';
 /** Minutes each, and younger than the others: only with --full, until they have been seen to hold on machines of all kinds. */
 const fullOnly = ['test/faults/crash-matrix/', 'test/faults/several.test.ts', 'test/faults/soak.test.ts'];
+/** What runs a controller, by its own words or through the helpers of its folder: with --full on Redis too. */
+const onAnyStore = /helpers\/(system|controller)\.js|from '\.\/bench\.js'/;
 /** A suite whose process does not end by then after its last test holds something open. */
 const endGraceMilliseconds = 30_000;
 
@@ -51,6 +54,12 @@ try {
     runFolders(folders.filter((folder) => folder !== besideFolder)),
     runFolders(folders.filter((folder) => folder === besideFolder)),
   ]);
+  if (flags.full && process.env.STORE === undefined) {
+    await runFolders(
+      folders.filter((each) => filesFor(each, 'redis').length > 0),
+      'redis',
+    );
+  }
   if (interruption === undefined) await printCoverage();
 } finally {
   // The shared cluster stays up between suites, and afterwards if somebody had it running before.
@@ -65,10 +74,10 @@ console.log(`${sum.passed} passed, ${sum.failed} failed`);
 if (interruption !== undefined) console.log(`interrupted by ${interruption}: not every test ran`);
 process.exitCode = interruption === undefined && sum.failed === 0 && sum.passed > 0 ? 0 : 1;
 
-async function runFolders(some: readonly string[]): Promise<void> {
+async function runFolders(some: readonly string[], store?: 'redis'): Promise<void> {
   for (const folder of some) {
     if (interruption !== undefined) return;
-    const totals = await runFolder(folder);
+    const totals = await runFolder(folder, store);
     sum.passed += totals.passed;
     sum.failed += totals.failed;
     sum.pending += totals.pending;
@@ -94,8 +103,15 @@ function testFiles(folder: string): string[] {
     .sort();
 }
 
-async function runFolder(folder: string): Promise<Totals> {
+/** @param store whether only what runs a controller is wanted, to run it on this kind of store */
+function filesFor(folder: string, store: 'redis' | undefined): string[] {
   const files = testFiles(folder);
+  return store === undefined ? files : files.filter((path) => onAnyStore.test(readFileSync(path, 'utf8')));
+}
+
+async function runFolder(folder: string, store: 'redis' | undefined): Promise<Totals> {
+  const files = filesFor(folder, store);
+  const name = store === undefined ? folder : `${folder} on ${store}`;
   if (files.length === 0) throw new Error(`test/${folder} has no tests`);
   const isHeld = folder === besideFolder && folders.length > 1;
   const held: Buffer[] = [];
@@ -103,9 +119,9 @@ async function runFolder(folder: string): Promise<Totals> {
     if (isHeld) held.push(Buffer.from(`${line}\n`));
     else console.log(line);
   };
-  say(`\n==== test/${folder}`);
+  say(`\n==== test/${name}`);
   const began = performance.now();
-  const totalsFile = join(scratch, `${folder}.json`);
+  const totalsFile = join(scratch, `${name}.json`);
   const child = spawn(
     'node_modules/.bin/mocha',
     ['--config', '.mocharc.json', '--reporter', 'test/helpers/totals-reporter.ts', ...files],
@@ -118,6 +134,7 @@ async function runFolder(folder: string): Promise<Totals> {
         MOORAGE_TEST_TOTALS: totalsFile,
         NODE_V8_COVERAGE: join(scratch, 'coverage'),
         ...(flags.full ? { MOORAGE_TEST_FULL: '1' } : {}),
+        ...(store === undefined ? {} : { STORE: store }),
       },
     },
   );
@@ -126,8 +143,8 @@ async function runFolder(folder: string): Promise<Totals> {
   running.add(child);
   const endedByItself = await waitForEnd(child, totalsFile);
   running.delete(child);
-  say(`test/${folder} took ${Math.round((performance.now() - began) / 1000)} s`);
-  const totals = readTotals(folder, totalsFile, endedByItself, say);
+  say(`test/${name} took ${Math.round((performance.now() - began) / 1000)} s`);
+  const totals = readTotals(name, totalsFile, endedByItself, say);
   process.stdout.write(Buffer.concat(held));
   return totals;
 }

@@ -129,7 +129,7 @@ describe('bad days', function () {
     const directory = await mkdtemp(join(tmpdir(), 'moorage-full-disk-'));
     await execute('mount', ['-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', directory]);
     try {
-      const system = await start({ name: 'full-disk', storeDirectory: directory });
+      const system = await start({ name: 'full-disk', store: 'sqlite', storeDirectory: directory });
       const { client } = system;
       const kept = (await client.createVolume({ poolId: 'main', sizeBytes: MEBIBYTE })).volume?.id ?? '';
       const filler = join(directory, 'filler');
@@ -175,7 +175,7 @@ describe('bad days', function () {
   });
 
   it('two controllers on one SQLite file: the second refuses, and the first does not notice', async () => {
-    const system = await start({ name: 'two' });
+    const system = await start({ name: 'two', store: 'sqlite' });
     const settings = parse(await readFile(system.configurationFile, 'utf8')) as Record<string, unknown>;
     const second = join(system.directory, 'second.yaml');
     const socket = join(system.directory, 'second.sock');
