@@ -2,13 +2,7 @@ import { join } from 'node:path';
 import type { Configuration } from '../config/index.js';
 import type { CoreEvents } from '../core/ports/metrics.js';
 import type { Store } from '../core/ports/store.js';
-import {
-  openRedisStore,
-  type RedisAccess,
-  type RedisPlace,
-  type RedisStoreOptions,
-  restoreRedisStore,
-} from '../store/redis/index.js';
+import type { RedisAccess, RedisPlace, RedisStoreOptions } from '../store/redis/index.js';
 import { openSqliteStore, restoreSqliteStore } from '../store/sqlite/index.js';
 
 type RedisSettings = NonNullable<Configuration['store']['redis']>;
@@ -18,7 +12,11 @@ type RedisSettings = NonNullable<Configuration['store']['redis']>;
  * @throws StoreError with one sentence for the operator
  */
 export async function openStore({ store, state_directory }: Configuration, events: CoreEvents): Promise<Store> {
-  if (store.redis !== undefined) return openRedisStore(redisOptions(store.redis, state_directory, events));
+  if (store.redis !== undefined) {
+    // Only then: the client's library is a quarter of a controller's start, which comes after every crash.
+    const { openRedisStore } = await import('../store/redis/index.js');
+    return openRedisStore(redisOptions(store.redis, state_directory, events));
+  }
   if (store.sqlite === undefined) throw new Error('The configuration has no store.');
   return openSqliteStore({ path: store.sqlite.path });
 }
@@ -30,6 +28,7 @@ export async function openStore({ store, state_directory }: Configuration, event
 export async function restoreStore({ store, state_directory }: Configuration, copy: string): Promise<void> {
   if (store.redis !== undefined) {
     const silent: CoreEvents = { notice: () => undefined };
+    const { restoreRedisStore } = await import('../store/redis/index.js');
     await restoreRedisStore(redisOptions(store.redis, state_directory, silent), copy);
   } else if (store.sqlite !== undefined) restoreSqliteStore(store.sqlite.path, copy);
   else throw new Error('The configuration has no store.');

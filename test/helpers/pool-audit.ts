@@ -73,11 +73,16 @@ export async function auditPool(system: System): Promise<Audit> {
   const inventory = await takeInventory(system);
   const { cluster, pool } = await openAsAdministrator(system);
   try {
-    return { ...(await compare(pool, inventory)), inventory };
+    return await auditInventory(pool, inventory);
   } finally {
     pool.close();
     await cluster.close();
   }
+}
+
+/** The same, with a pool that is open already and what the API said a moment ago. */
+export async function auditInventory(pool: PoolContext, inventory: Inventory): Promise<Audit> {
+  return { ...(await compare(pool, inventory)), inventory };
 }
 
 /**

@@ -56,10 +56,14 @@ export interface Exported {
   readonly access: RbdAccess;
 }
 
+/** A connection as client.admin, and a system's Ceph pool. */
+export interface Administrator {
+  readonly cluster: Cluster;
+  readonly pool: PoolContext;
+}
+
 /** A connection to a system's Ceph pool as client.admin, for looking at it from outside. Close its cluster. */
-export async function openAsAdministrator(
-  system: System,
-): Promise<{ readonly cluster: Cluster; readonly pool: PoolContext }> {
+export async function openAsAdministrator(system: System): Promise<Administrator> {
   const cluster = await Cluster.connect({
     configurationFile: system.cluster.configurationFile,
     user: 'admin',

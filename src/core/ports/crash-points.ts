@@ -12,6 +12,8 @@ import type { CommitOutcome, Store, Write } from './store.js';
 
 /** Commits to the store: {@link CommitPoint}. */
 export const commitPoints = channel('moorage:commit');
+/** Copies of the store: only their moments. */
+export const backupPoints = channel('moorage:backup');
 /** Steps asked of agents: {@link StepPoint}. */
 export const stepPoints = channel('moorage:step');
 
@@ -64,7 +66,7 @@ export function withCommitPoints(store: Store): Store {
         () => store.commit(writes),
         (outcome) => ({ outcome }),
       ),
-    backup: (path, writes) => store.backup(path, writes),
+    backup: (path, writes) => betweenPoints(backupPoints, {}, () => store.backup(path, writes)),
     close: () => store.close(),
   };
 }

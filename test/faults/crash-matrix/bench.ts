@@ -1,14 +1,18 @@
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { initialisePool } from '../../../src/agents/rbd/pool-init.js';
 import type { MoorageClient } from '../../../src/client/index.js';
+import { cleanUp } from '../../helpers/clean-up.js';
 import { type System, startSystem } from '../../helpers/system.js';
-import { TestNode } from '../../helpers/test-node.js';
+import { type Administrator, openAsAdministrator, TestNode } from '../../helpers/test-node.js';
 import { waitFor } from '../../helpers/wait.js';
 
-/** What kind of system a call needs: its pool keeps what is deleted, purges it at once, or gives out no users of its own. */
-export type BenchKind = 'keeps' | 'purges' | 'keyring';
+/**
+ * What kind of system a call needs: its pool keeps what is deleted, purges it at once, or gives out no users of its own; or
+ * its store is lost and rebuilt, with everything that is in the pool.
+ */
+export type BenchKind = 'keeps' | 'purges' | 'keyring' | 'rebuilds';
 
 /** Where a trap closes: the side of the process that passes the point. */
 export type Site = 'controller' | 'agent';
@@ -70,6 +74,8 @@ export class Bench {
   readonly snapshotId: string;
   /** Ceph pools that the agents may use and that are nobody's pool yet. */
   readonly sparePools: string[];
+  /** Looks at its Ceph pool from outside, from its start to its end. */
+  readonly administrator: Administrator;
   readonly #allSparePools: readonly string[];
   readonly #folder: string;
   readonly #deadAddresses: string[] = [];
@@ -81,6 +87,7 @@ export class Bench {
     snapshotId: string,
     folder: string,
     sparePools: readonly string[],
+    administrator: Administrator,
   ) {
     this.system = system;
     this.kind = kind;
@@ -89,6 +96,7 @@ export class Bench {
     this.#folder = folder;
     this.sparePools = [...sparePools];
     this.#allSparePools = sparePools;
+    this.administrator = administrator;
   }
 
   static async start(
@@ -103,19 +111,23 @@ export class Bench {
       undeleteWindowSeconds: kind === 'purges' ? 0 : 3600,
       ...(kind === 'keyring' ? { keyringUser: 'nobody' } : {}),
       nodeArguments: ['--import', here('points.mjs'), ...(options.planted ? ['--import', here('planted.mjs')] : [])],
+      // Of those that end by SIGKILL nobody learns what they covered.
+      coverage: false,
     });
     const folder = join(system.directory, 'points');
-    for (const each of ['now', 'traps', 'reached']) mkdirSync(join(folder, each), { recursive: true });
     if (options.planted) writeFileSync(join(folder, 'planted.json'), JSON.stringify(options.planted));
-    const sparePools = kind === 'purges' ? await makeSparePools(system) : [];
-    // What is in the folder, and what the agents' users may do, counts from the next start.
-    await system.kill();
-    await system.start();
+    const administrator = await openAsAdministrator(system);
+    const sparePools = kind === 'purges' ? await makeSparePools(system, administrator) : [];
+    if (options.planted || sparePools.length > 0) {
+      // The planted bug, and what the agents' users may do, count from the next start.
+      await system.kill();
+      await system.start();
+    }
     const nodes = await Promise.all(['node-a', 'node-b'].map((id) => TestNode.register(system, id)));
     const { client } = system;
     const { volume } = await client.createVolume({ poolId: 'main', sizeBytes: SIZE_BYTES });
     const { snapshot } = await client.createSnapshot({ volumeId: volume?.id ?? '' });
-    return new Bench(system, kind, nodes, snapshot?.id ?? '', folder, sparePools);
+    return new Bench(system, kind, nodes, snapshot?.id ?? '', folder, sparePools, administrator);
   }
 
   get client(): MoorageClient {
@@ -197,11 +209,34 @@ export class Bench {
     return (JSON.parse((JSON.parse(line) as { line: string }).line) as { addresses: string[] }).addresses;
   }
 
+  /** Stops it, takes its store away, and starts it with an empty one that knows its pool and its nodes. */
+  async loseStore(): Promise<void> {
+    const { client, poolId } = this.system;
+    const { pool } = await client.getPool({ poolId });
+    if (pool?.rbd === undefined || pool.rbd === null) throw new Error(`${poolId} is no pool of RBD`);
+    await this.system.stop();
+    await this.system.store.lose();
+    await this.system.start();
+    const { rbd, undeleteWindowSeconds } = pool;
+    await client.createPool({ poolId, settings: 'rbd', rbd, undeleteWindowSeconds });
+    for (const { id, keys } of this.nodes)
+      await client.registerNode({ nodeId: id, publicKey: Buffer.from(keys.publicKey) });
+  }
+
+  /** Ends the exports that former calls have left: each is looked up in Ceph whenever everything is compared. */
+  async tidy(): Promise<void> {
+    const { exports } = await this.client.listExports({ pageSize: 1000 });
+    await Promise.allSettled(exports.map(({ id }) => this.client.unexport({ exportId: id })));
+  }
+
   async remove(): Promise<void> {
-    await this.system.remove();
-    for (const pool of this.#allSparePools) {
-      await this.system.cluster.ceph('osd', 'pool', 'delete', pool, pool, '--yes-i-really-really-mean-it');
-    }
+    const { cluster, pool } = this.administrator;
+    await cleanUp(
+      () => this.system.remove(),
+      ...this.#allSparePools.map((name) => () => deletePool(cluster, name)),
+      () => pool.close(),
+      () => cluster.close(),
+    );
   }
 }
 
@@ -209,11 +244,12 @@ export class Bench {
 const SPARE_POOLS = 8;
 
 /** Ceph pools that the system's users may reach and that no pool of Moorage is on. */
-async function makeSparePools(system: System): Promise<readonly string[]> {
+async function makeSparePools(system: System, administrator: Administrator): Promise<readonly string[]> {
   const { cluster, directory, cephPool } = system;
   const names = Array.from({ length: SPARE_POOLS }, (_, index) => `${cephPool}-spare-${index + 1}`);
   for (const name of names) {
-    await cluster.ceph('osd', 'pool', 'create', name, '1', '1');
+    await deletePool(administrator.cluster, name);
+    await administrator.cluster.monCommand({ prefix: 'osd pool create', pool: name, pg_num: 1 });
     const keyring = (role: string): string => join(directory, `${name}-${role}.keyring`);
     await initialisePool({
       configurationFile: cluster.configurationFile,
@@ -229,6 +265,14 @@ async function makeSparePools(system: System): Promise<readonly string[]> {
     for (const role of ['data', 'fence']) rmSync(keyring(role));
   }
   return names;
+}
+
+/** Deletes a Ceph pool, if it is there. */
+async function deletePool(cluster: Administrator['cluster'], name: string): Promise<void> {
+  await cluster.monCommand({
+    prefix: 'osd pool delete',
+    ...{ pool: name, pool2: name, yes_i_really_really_mean_it: true },
+  });
 }
 
 /** A zombie is dead, once its last thread is: until then it holds its files. */

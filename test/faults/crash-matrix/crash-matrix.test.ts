@@ -4,7 +4,7 @@ import { startCluster } from '../../helpers/cluster.js';
 import { trimAtOnce } from '../../helpers/pool-audit.js';
 import { endAtFirstFailure } from '../../helpers/steps.js';
 import { Bench, type BenchKind } from './bench.js';
-import { uncoveredMethods, unseenCommits, unseenSteps } from './coverage.js';
+import { uncoveredMethods, unknownMethods, unseenCommits, unseenSteps } from './coverage.js';
 import { checkDead, comeToRest } from './crash.js';
 import {
   type Broken,
@@ -12,7 +12,6 @@ import {
   type Death,
   deathOf,
   everyDeath,
-  fewer,
   nameOf,
   oneDeathEach,
   runDeaths,
@@ -28,8 +27,7 @@ import { gone } from './volumes.js';
  * Real calls are traced; then at every point that they passed somebody dies: the controller, an agent, both; before it and
  * after it. Afterwards everything must agree, and the caller be told the same.
  *
- * One death at each point (of the effects inside an agent at every second); with MOORAGE_TEST_FULL every kind of death at each, and
- * planted bugs that must show.
+ * One death at each point; with MOORAGE_TEST_FULL every kind of death at each, and planted bugs that must show.
  * MOORAGE_CRASH='<name of a death>' runs that one alone, MOORAGE_CRASH_TIMES=<number> so often; MOORAGE_CRASH_TURN=<number> has
  * others than usual where each point gets one.
  */
@@ -41,7 +39,7 @@ const turn = Number(process.env.MOORAGE_CRASH_TURN ?? 0);
 
 const FEWEST_POINTS = 150;
 /** Side by side: what each of them mostly does is wait. */
-const BENCHES: readonly BenchKind[] = ['keeps', 'keeps', 'keeps', 'purges', 'purges', 'keyring'];
+const BENCHES: readonly BenchKind[] = ['keeps', 'keeps', 'keeps', 'keeps', 'purges', 'keyring', 'rebuilds'];
 
 function startBenches(kinds: readonly BenchKind[], name: string, planted?: PlantedBug): Promise<Bench[]> {
   return Promise.all(
@@ -110,6 +108,7 @@ describe('somebody dies at every point of every call', function () {
   it('every step and every commit of every call that changes something passes a point', async () => {
     const traced = await traceAll(benches, scenarios);
     expect(uncoveredMethods(scenarios), 'calls that change something and are in no scenario').to.deep.equal([]);
+    expect(unknownMethods(scenarios), 'calls that scenarios are about and that there are not').to.deep.equal([]);
     expect(unseenSteps(benches)).to.deep.equal([]);
     const unseen = traced.flatMap((call) =>
       unseenCommits(call.revisions).map((rev) => `${call.scenario.name}: ${rev}`),
@@ -122,7 +121,7 @@ describe('somebody dies at every point of every call', function () {
   });
 
   it('and afterwards store, catalogue and Ceph agree, and the caller is told the same', async () => {
-    const deaths: readonly Death[] = isFull ? everyDeath(points) : oneDeathEach(fewer(points, turn), turn);
+    const deaths: readonly Death[] = isFull ? everyDeath(points) : oneDeathEach(points, turn);
     const began = performance.now();
     let done = 0;
     const broken = await runDeaths(benches, deaths, {

@@ -93,24 +93,27 @@ function deathsAt({ scenario, point, sites, moments }: CrashPoint): readonly Dea
 }
 
 /**
- * The points of a run that must be short: every commit and every step, and every second effect inside an agent. What holds
- * before one effect is what holds after the one before it.
+ * Who dies where each point has one death: most often who acts there, the controller at what it commits and the agent at what
+ * it does. (The death of an agent costs a third of a controller's, whose agents all start again.)
  */
-export function fewer(points: readonly CrashPoint[], turn: number): readonly CrashPoint[] {
-  let effects = turn;
-  return points.filter(({ point }) => {
-    if (!point.startsWith('effect ')) return true;
-    effects += 1;
-    return effects % 2 === 0;
-  });
-}
+const USUAL_VICTIMS: Readonly<Record<string, readonly Victims[]>> = {
+  commit: ['controller', 'both', 'agent'],
+  step: ['agent', 'controller', 'agent', 'both'],
+  effect: ['agent', 'agent', 'both', 'agent', 'agent', 'controller'],
+};
 
 /** One death at every point, another kind from one to the next; two runs of different `turn` take others. */
 export function oneDeathEach(points: readonly CrashPoint[], turn: number): readonly Death[] {
-  return points.flatMap((point, position) => {
-    const deaths = deathsAt(point);
-    // Five is prime to the number of kinds: neighbours differ in who dies as well as in when.
-    return deaths[((position + turn) * 5) % deaths.length] ?? [];
+  const seen = new Map<string, number>();
+  return points.flatMap((point) => {
+    const kind = point.point.split(' ')[0] ?? '';
+    const position = (seen.get(kind) ?? turn) + 1;
+    seen.set(kind, position);
+    const victims = USUAL_VICTIMS[kind] ?? VICTIMS;
+    const who = victims[position % victims.length];
+    // The moment changes slower than who dies: each dies before and after.
+    const moment = point.moments[Math.floor(position / victims.length) % point.moments.length];
+    return deathsAt(point).filter(({ trap }) => trap.victims === who && trap.moment === moment);
   });
 }
 
@@ -173,6 +176,7 @@ export async function runDeaths(
         onDone?.(death, problems, performance.now() - began);
         if (problems.length > 0 && (reached || !untilBroken)) broken.push({ death, problems });
       }
+      if (!isOver()) await bench.tidy();
     }
   };
   await Promise.all(benches.map(work));

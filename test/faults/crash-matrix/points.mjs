@@ -7,11 +7,15 @@
 // set: {"point", "site", "moment", "victims"}; `reached/<name>.json` says that one was reached, and whom it ended.
 //
 // A point is named by what is done there, in one line: "commit <operation> <phase>: <what it writes>", "step <operation>
-// <phase>: <name> (<method>)", "effect <operation> <phase>: <step> <function of librbd or librados>".
+// <phase>: <name> (<method>)", "copy of the store", "effect <operation> <phase>: <step> <function of librbd or librados>".
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { subscribe } from 'node:diagnostics_channel';
-import { appendFileSync, existsSync, readdirSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync, readdirSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { setFlagsFromString } from 'node:v8';
+
+// None of these processes lives long enough to get back what compiling for speed costs: it is a third of a start.
+setFlagsFromString('--no-opt');
 
 const valueAfter = (flag) => {
   const position = process.argv.indexOf(flag);
@@ -22,7 +26,8 @@ const marker = role === undefined ? valueAfter('--config') : valueAfter('--lock-
 const folder = marker === undefined ? '' : join(dirname(marker), 'points');
 const site = role === undefined ? 'controller' : 'agent';
 
-if (marker !== undefined && existsSync(folder)) {
+if (marker !== undefined) {
+  for (const each of ['now', 'traps', 'reached']) mkdirSync(join(folder, each), { recursive: true });
   if (role === undefined) watchController();
   else watchAgent();
 }
@@ -49,6 +54,7 @@ function watchController() {
       if (kind === 'put' && key.startsWith('controller/')) controllers.set(value.inc, value);
     }
   });
+  subscribe('moorage:backup', ({ moment }) => pass('copy of the store', moment, 'data'));
   subscribe('moorage:step', ({ moment, role: of, method, operationId, name }) => {
     const operation = operations.get(operationId);
     const where = operation === undefined ? 'none' : `${operation.kind} ${operation.phase}`;
@@ -72,6 +78,8 @@ function nameOfCommit(writes, operations) {
     const [what] = key.split('/');
     if (what === 'op' && kind === 'put') {
       const before = operations.get(value.id);
+      // At whatever phase it is just then.
+      if (value.cancelRequested === true && before?.cancelRequested !== true) return `${value.kind}: op called off`;
       // Nobody began it in this life: it is another's, taken over.
       const adopted = before === undefined && !writes.some((one) => one.key.startsWith('token/'));
       where = `${value.kind} ${before?.phase ?? (adopted ? value.phase : 'begin')}`;

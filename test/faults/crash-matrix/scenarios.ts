@@ -1,3 +1,4 @@
+import { adminScenarios } from './admin.js';
 import { exportScenarios } from './exports.js';
 import { fencingScenarios } from './fencing.js';
 import { otherScenarios } from './others.js';
@@ -13,6 +14,7 @@ export const scenarios: readonly Scenario[] = [
   ...exportScenarios,
   ...fencingScenarios,
   ...otherScenarios,
+  ...adminScenarios,
   ...recoveryScenarios,
 ];
 

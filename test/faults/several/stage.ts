@@ -6,7 +6,7 @@ import type { Cluster } from '../../helpers/cluster.js';
 import type { NetworkHost } from '../../helpers/private-network.js';
 import { SeveralControllers } from '../../helpers/several-controllers.js';
 import type { Settings, System } from '../../helpers/system.js';
-import { TestNode } from '../../helpers/test-node.js';
+import { type Administrator, openAsAdministrator, TestNode } from '../../helpers/test-node.js';
 import { waitFor } from '../../helpers/wait.js';
 import { type Bench, type BenchKind, SIZE_BYTES } from '../crash-matrix/bench.js';
 
@@ -24,7 +24,10 @@ export interface Frozen {
   readonly agents: readonly number[];
 }
 
-type UsedOfBench = Omit<Bench, 'trace' | 'mark' | 'set' | 'unset' | 'reached' | 'dead' | 'remove'>;
+type UsedOfBench = Omit<
+  Bench,
+  'trace' | 'mark' | 'set' | 'unset' | 'reached' | 'dead' | 'loseStore' | 'tidy' | 'remove'
+>;
 
 export interface StageOptions {
   readonly name: string;
@@ -41,16 +44,24 @@ export class Stage {
   readonly nodes: readonly TestNode[];
   readonly snapshotId: string;
   readonly sparePools: string[] = [];
+  readonly administrator: Administrator;
   /** The controller that tests see the system through: one that is not frozen. */
   seenThrough = 0;
   readonly #folder: string;
   readonly #takenOver = new Set<number>();
 
-  private constructor(kind: BenchKind, several: SeveralControllers, nodes: readonly TestNode[], snapshotId: string) {
+  private constructor(
+    kind: BenchKind,
+    several: SeveralControllers,
+    nodes: readonly TestNode[],
+    snapshotId: string,
+    administrator: Administrator,
+  ) {
     this.kind = kind;
     this.several = several;
     this.nodes = nodes;
     this.snapshotId = snapshotId;
+    this.administrator = administrator;
     this.#folder = join(several.directory, 'freeze');
   }
 
@@ -67,7 +78,7 @@ export class Stage {
     const nodes = await Promise.all(['node-a', 'node-b'].map((id) => TestNode.register(system, id)));
     const { volume } = await several.client.createVolume({ poolId: 'main', sizeBytes: SIZE_BYTES });
     const { snapshot } = await several.client.createSnapshot({ volumeId: volume?.id ?? '' });
-    return new Stage(kind, several, nodes, snapshot?.id ?? '');
+    return new Stage(kind, several, nodes, snapshot?.id ?? '', await openAsAdministrator(system));
   }
 
   get system(): System {
@@ -156,6 +167,8 @@ export class Stage {
   }
 
   async remove(): Promise<void> {
+    this.administrator.pool.close();
+    await this.administrator.cluster.close();
     await this.several.remove();
     for (const pool of this.sparePools) {
       await this.several.cluster.ceph('osd', 'pool', 'delete', pool, pool, '--yes-i-really-really-mean-it');
