@@ -13,8 +13,7 @@ import type { Scenario } from './scenario.js';
  */
 
 /** Methods of the backend protocol that none of the scenarios needs, each with the reason. */
-const NOT_SENT: Readonly<Record<string, string>> = {
-};
+const NOT_SENT: Readonly<Record<string, string>> = {};
 
 /**
  * Names of methods that change nothing. Whatever is called otherwise is taken for one that does, and must be in a scenario:
