@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { type Backends, createBackends, defaultAgentSettings } from '../backends/index.js';
 import type { Configuration } from '../config/index.js';
 import { type Core, type CoreSettings, createCore, defaultCoreSettings } from '../core/index.js';
+import type { NodeCertificateIssuer } from '../core/ports/certificates.js';
 import type { Clock } from '../core/ports/clock.js';
 import type { DescriptorSealer, Vault } from '../core/ports/sealer.js';
 import { isReplicated, type Store, StoreError } from '../core/ports/store.js';
@@ -30,6 +31,7 @@ import {
   loadMasterKeyFromDescriptor,
   type MasterKeys,
 } from '../sealing/index.js';
+import { createIssuer } from './issuer.js';
 import { processIdentity } from './process-identity.js';
 import { openStore } from './store.js';
 
@@ -96,7 +98,7 @@ export async function startController(configuration: Configuration, logger: Logg
   try {
     const keys = await loadMasterKey(configuration);
     const descriptorKeys = await loadOrCreateControllerKeyFile(configuration.descriptor_key);
-    await life.begin(createVault(keys), createDescriptorSealer(descriptorKeys.current));
+    await life.begin(createVault(keys), createDescriptorSealer(descriptorKeys.current), await issuerOf(configuration));
     server = await startServer({
       services: life.services,
       listeners: configuration.listeners.map(listenerOf),
@@ -227,6 +229,9 @@ class Life {
       get nodes() {
         return current().nodes;
       },
+      get enrollment() {
+        return current().enrollment;
+      },
       get pools() {
         return current().pools;
       },
@@ -247,7 +252,7 @@ class Life {
     return this.#core;
   }
 
-  async begin(vault: Vault, sealer: DescriptorSealer): Promise<void> {
+  async begin(vault: Vault, sealer: DescriptorSealer, issuer: NodeCertificateIssuer | undefined): Promise<void> {
     const identity = await processIdentity();
     this.#makeCore = () =>
       createCore({
@@ -255,6 +260,7 @@ class Life {
         backend: () => this.#backends.port,
         vault,
         sealer,
+        issuer,
         clock: systemClock,
         metrics: this.#metrics.core,
         events: coreEvents(this.#logger),
@@ -354,13 +360,19 @@ function loadMasterKey({ master_key }: Configuration): Promise<MasterKeys> {
     : loadMasterKeyFromDescriptor(master_key.file_descriptor);
 }
 
-function listenerOf({ address, tls, plaintext }: Configuration['listeners'][number]): Listener {
+async function issuerOf({ enrollment }: Configuration): Promise<NodeCertificateIssuer | undefined> {
+  if (enrollment.authority === undefined) return undefined;
+  return createIssuer(enrollment.authority, enrollment.certificate_lifetime);
+}
+
+function listenerOf({ address, tls, enrollment, plaintext }: Configuration['listeners'][number]): Listener {
   if (tls !== undefined) {
     return {
       address,
       security: { kind: 'tls', certificate: tls.certificate, key: tls.key, clientCa: tls.client_ca },
     };
   }
+  if (enrollment !== undefined) return { address, security: { kind: 'enrollment', ...enrollment } };
   if (plaintext === undefined) throw new Error(`${address}: neither tls nor plaintext`);
   return {
     address,

@@ -8,4 +8,8 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   process.exit(1);
 });
 
-await runCommand(process.argv);
+await runCommand(process.argv, async () => {
+  // Loaded when it is asked for: no other command speaks to a controller.
+  const { registrar } = await import('./registrar.js');
+  return registrar;
+});

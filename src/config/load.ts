@@ -148,18 +148,28 @@ function withAbsolutePaths(configuration: Configuration, folder: string): Config
   const access = (value: { user: string; keyring: string }) => ({ ...value, keyring: absolute(value.keyring) });
   return {
     ...configuration,
-    listeners: configuration.listeners.map((listener) =>
-      listener.tls === undefined
-        ? listener
-        : {
-            ...listener,
-            tls: {
-              certificate: absolute(listener.tls.certificate),
-              key: absolute(listener.tls.key),
-              client_ca: absolute(listener.tls.client_ca),
-            },
-          },
-    ),
+    listeners: configuration.listeners.map(({ tls, enrollment, ...listener }) => ({
+      ...listener,
+      ...(tls && {
+        tls: {
+          certificate: absolute(tls.certificate),
+          key: absolute(tls.key),
+          client_ca: absolute(tls.client_ca),
+        },
+      }),
+      ...(enrollment && {
+        enrollment: { certificate: absolute(enrollment.certificate), key: absolute(enrollment.key) },
+      }),
+    })),
+    enrollment: {
+      ...configuration.enrollment,
+      ...(configuration.enrollment.authority && {
+        authority: {
+          certificate: absolute(configuration.enrollment.authority.certificate),
+          key: absolute(configuration.enrollment.authority.key),
+        },
+      }),
+    },
     store: storeWithAbsolutePaths(configuration.store, absolute),
     master_key:
       configuration.master_key.file === undefined

@@ -51,6 +51,7 @@ const listener = z
   .strictObject({
     address,
     tls: z.strictObject({ certificate: path, key: path, client_ca: path }).optional(),
+    enrollment: z.strictObject({ certificate: path, key: path }).optional(),
     plaintext: z
       .strictObject({
         role,
@@ -62,8 +63,8 @@ const listener = z
       .optional(),
   })
   .superRefine((value, context) => {
-    if ((value.tls === undefined) === (value.plaintext === undefined)) {
-      context.addIssue({ code: 'custom', message: 'must have either tls or plaintext' });
+    if ([value.tls, value.enrollment, value.plaintext].filter((each) => each !== undefined).length !== 1) {
+      context.addIssue({ code: 'custom', message: 'must have one of tls, enrollment and plaintext' });
     }
     if (value.plaintext !== undefined && !value.address.startsWith('unix:') && !isLoopback(value.address)) {
       context.addIssue({
@@ -210,6 +211,12 @@ const settings = z.strictObject({
           error: 'must be a loopback address or a unix socket: metrics are served without a password',
         })
         .optional(),
+    })
+    .prefault({}),
+  enrollment: z
+    .strictObject({
+      authority: z.strictObject({ certificate: path, key: path }).optional(),
+      certificate_lifetime: duration('1min', '3650d').default(90 * 86_400_000),
     })
     .prefault({}),
   audit: z.strictObject({ file: path.optional() }).prefault({}),

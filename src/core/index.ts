@@ -7,6 +7,7 @@ import { Layout } from './journal/layout.js';
 import { Membership } from './journal/membership.js';
 import { TakeOver } from './journal/takeover.js';
 import type { AgentLifecycle, Backend } from './ports/backend.js';
+import type { NodeCertificateIssuer } from './ports/certificates.js';
 import type { Clock } from './ports/clock.js';
 import { withCommitPoints } from './ports/crash-points.js';
 import type { CoreEvents, CoreMetrics } from './ports/metrics.js';
@@ -23,6 +24,7 @@ import { Reconciliation } from './services/admin/reconcile.js';
 import { repairDefinition } from './services/admin/repair-operation.js';
 import type { CoreContext } from './services/context.js';
 import { deletePoolDefinition } from './services/delete-pool.js';
+import { Enrollments } from './services/enrollment/enrollments.js';
 import { Events } from './services/events/events.js';
 import { ChangeFeed, withCommitListener } from './services/events/feed.js';
 import { createExportDefinition } from './services/exports/create-export.js';
@@ -53,6 +55,8 @@ export interface CoreParts {
   readonly backend: () => Backend;
   readonly vault: Vault;
   readonly sealer: DescriptorSealer;
+  /** Unset: this controller signs no certificates. */
+  readonly issuer?: NodeCertificateIssuer | undefined;
   readonly clock: Clock;
   readonly metrics: CoreMetrics;
   readonly events: CoreEvents;
@@ -172,6 +176,7 @@ export function createCore(given: CoreParts): Core {
       snapshots: new Snapshots(context, journal),
       exports: new Exports(context, journal),
       nodes: new Nodes(context, journal),
+      enrollment: new Enrollments(context, journal),
       pools: new Pools(context, journal),
       operations: new Operations(context, journal),
       events: new Events(context, feed, membership.signal),

@@ -1,6 +1,7 @@
 /** Descriptors and the keys that seal and open them: shared by the controller and by storage-utils; a leaf. */
 export { DescriptorError, type DescriptorErrorCode, KeyError, type KeyErrorCode } from './errors.js';
 export {
+  adoptNodeKey,
   type ControllerKeys,
   createControllerKeyFile,
   createNodeKeyFile,
@@ -8,7 +9,7 @@ export {
   loadNodeKeyFile,
   loadOrCreateControllerKeyFile,
   type NodeKeys,
-  rotateNodeKey,
+  prepareNodeKey,
   trustController,
 } from './key-file.js';
 export {
@@ -22,6 +23,7 @@ export {
   parseControllerPublicKey,
   parseNodePublicKey,
 } from './keys.js';
+export { isProofOf, proveKey } from './proof.js';
 export {
   type DescriptorPayload,
   describeIssues,

@@ -23,6 +23,8 @@ const nodeFileSchema = z.object({
   version: z.literal(1),
   current: storedKey,
   previous: z.array(storedPrevious),
+  /** The next one, which the controller may know already. */
+  pending: storedKey.optional(),
   controller_keys: z.array(z.object({ key_id: z.string(), public_key: z.string() })),
 });
 const controllerFileSchema = z.object({
@@ -31,6 +33,7 @@ const controllerFileSchema = z.object({
   current: storedKey,
   previous: z.array(storedPrevious),
 });
+const NO_NODE_FILE = 'run "storage-utils init", or "storage-utils enroll"';
 type NodeFile = z.infer<typeof nodeFileSchema>;
 type ControllerFile = z.infer<typeof controllerFileSchema>;
 type StoredKey = z.infer<typeof storedKey>;
@@ -39,7 +42,7 @@ type StoredKey = z.infer<typeof storedKey>;
 export interface NodeKeys {
   /** What new descriptors are sealed to. */
   readonly current: KeyPair;
-  /** The current pair first, then the previous ones that have not expired: what descriptors are opened with. */
+  /** The current pair first, then the next one and the previous ones that have not expired: what descriptors are opened with. */
   readonly all: readonly KeyPair[];
   /** Public keys of the controllers whose descriptors this node takes. */
   readonly controllerPublicKeys: readonly Uint8Array[];
@@ -78,12 +81,12 @@ export async function createNodeKeyFile(
  * @throws {KeyError} when it is missing, readable by others, owned by another user or malformed.
  */
 export async function loadNodeKeyFile(path: string, now: Date = new Date()): Promise<NodeKeys> {
-  return nodeKeys(await readKeyFile(path, nodeFileSchema, 'run "storage-utils init"'), path, now);
+  return nodeKeys(await readKeyFile(path, nodeFileSchema, NO_NODE_FILE), path, now);
 }
 
 /** Adds a controller's public key to those that this node trusts; does nothing when it is there. Throws as {@link loadNodeKeyFile}. */
 export async function trustController(path: string, controllerPublicKey: Uint8Array): Promise<NodeKeys> {
-  const file = await readKeyFile(path, nodeFileSchema, 'run "storage-utils init"');
+  const file = await readKeyFile(path, nodeFileSchema, NO_NODE_FILE);
   const added = storePublic(controllerPublicKey);
   if (!file.controller_keys.some((known) => known.public_key === added.public_key)) {
     file.controller_keys.push(added);
@@ -93,14 +96,31 @@ export async function trustController(path: string, controllerPublicKey: Uint8Ar
 }
 
 /**
- * Makes a new current key pair; the old one still opens descriptors until `previousExpiresAt`, and what expired before
- * is dropped. Throws as {@link loadNodeKeyFile}.
+ * Makes the key pair that is to follow the current one, or gives the one that was made and not adopted yet. Descriptors that are
+ * sealed to it open from now on. Throws as {@link loadNodeKeyFile}.
  */
-export async function rotateNodeKey(path: string, previousExpiresAt: Date, now: Date = new Date()): Promise<NodeKeys> {
-  const file = await readKeyFile(path, nodeFileSchema, 'run "storage-utils init"');
-  rotate(file, previousExpiresAt, now);
-  await writeKeyFile(path, file, 'replace');
-  return nodeKeys(file, path, now);
+export async function prepareNodeKey(path: string): Promise<KeyPair> {
+  const file = await readKeyFile(path, nodeFileSchema, NO_NODE_FILE);
+  if (file.pending === undefined) {
+    file.pending = store(generateKeyPair());
+    await writeKeyFile(path, file, 'replace');
+  }
+  return restore(file.pending, path);
+}
+
+/**
+ * Makes the prepared key pair the current one; the old one still opens descriptors until `previousExpiresAt`, and what expired
+ * before is dropped. Does nothing when none was prepared. Throws as {@link loadNodeKeyFile}.
+ */
+export async function adoptNodeKey(path: string, previousExpiresAt: Date, now: Date = new Date()): Promise<NodeKeys> {
+  const file = await readKeyFile(path, nodeFileSchema, NO_NODE_FILE);
+  const { pending, ...rest } = file;
+  if (pending === undefined) return nodeKeys(file, path, now);
+  const alive = file.previous.filter((key) => Date.parse(key.expires_at) > now.getTime());
+  const previous = [{ ...file.current, expires_at: previousExpiresAt.toISOString() }, ...alive];
+  const adopted: NodeFile = { ...rest, current: pending, previous };
+  await writeKeyFile(path, adopted, 'replace');
+  return nodeKeys(adopted, path, now);
 }
 
 /** Makes the controller's key file. @throws {KeyError} `exists` when there is a file already. */
@@ -140,12 +160,6 @@ export async function loadOrCreateControllerKeyFile(path: string): Promise<Contr
   }
 }
 
-function rotate(file: NodeFile, previousExpiresAt: Date, now: Date): void {
-  file.previous = file.previous.filter((key) => Date.parse(key.expires_at) > now.getTime());
-  file.previous.unshift({ ...file.current, expires_at: previousExpiresAt.toISOString() });
-  file.current = store(generateKeyPair());
-}
-
 function nodeKeys(file: NodeFile, path: string, now: Date): NodeKeys {
   const all = allKeys(file, path, now);
   return {
@@ -157,7 +171,8 @@ function nodeKeys(file: NodeFile, path: string, now: Date): NodeKeys {
 
 function allKeys(file: NodeFile | ControllerFile, path: string, now: Date): KeyPair[] {
   const alive = file.previous.filter((key) => Date.parse(key.expires_at) > now.getTime());
-  return [file.current, ...alive].map((key) => restore(key, path));
+  const pending = 'pending' in file && file.pending !== undefined ? [file.pending] : [];
+  return [file.current, ...pending, ...alive].map((key) => restore(key, path));
 }
 
 function store(pair: KeyPair): StoredKey {

@@ -12,6 +12,7 @@ const secretValues: readonly RegExp[] = [
   // Descriptors as text and as base64 of their bytes ("MRGD").
   /moorage-descriptor-v[0-9]+:[A-Za-z0-9+/=_-]*/g,
   /TVJHR[A-Za-z0-9+/]{20,}={0,2}/g,
+  /moorage-enrollment:[A-Za-z0-9_-]*/g,
   /-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)/gs,
 ];
 

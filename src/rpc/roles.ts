@@ -16,6 +16,7 @@ const reads: MethodRule = { roles: ['admin', 'reader'], changes: false };
 const readsOfNodesToo: MethodRule = { roles: ['admin', 'node', 'reader'], changes: false };
 const checks: MethodRule = { roles: ['admin'], changes: false };
 const nodesToo: MethodRule = { roles: ['admin', 'node'], changes: true };
+const enrolling: MethodRule = { roles: ['admin', 'none'], changes: true };
 const admins: MethodRule = { roles: ['admin'], changes: true };
 
 const storage = '/moorage.v1.StorageControllerService';
@@ -51,6 +52,9 @@ export const methodRules: Readonly<Record<string, MethodRule>> = {
   [`${node}/ListNodes`]: reads,
   [`${node}/UpdateNode`]: admins,
   [`${node}/RemoveNode`]: admins,
+  [`${node}/CreateEnrollmentToken`]: admins,
+  [`${node}/Enroll`]: enrolling,
+  [`${node}/RotateNodeKey`]: nodesToo,
   [`${node}/FenceNode`]: admins,
   [`${node}/UnfenceNode`]: admins,
   [`${pool}/CreatePool`]: admins,

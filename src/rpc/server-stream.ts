@@ -54,6 +54,7 @@ async function answer<Request, Response>(
       signal: cancelled.signal,
       requestId,
     };
+    await environment.admit(caller);
     for await (const message of method(call.request, caller, environment.stopping())) {
       if (cancelled.signal.aborted) return;
       if (!call.write(message)) await drained(call, cancelled.signal, environment.clock);

@@ -24,6 +24,8 @@ export interface Listener {
   readonly address: string;
   readonly security:
     | { readonly kind: 'tls'; readonly certificate: string; readonly key: string; readonly clientCa: string }
+    /** Shows a certificate and asks for none: for Enroll alone. */
+    | { readonly kind: 'enrollment'; readonly certificate: string; readonly key: string }
     | {
         readonly kind: 'plaintext';
         /** What everybody who reaches this listener may do. */
@@ -37,7 +39,7 @@ export interface Listener {
 export interface ServerOptions {
   readonly services: Services;
   readonly listeners: readonly Listener[];
-  readonly environment: CallEnvironment;
+  readonly environment: Omit<CallEnvironment, 'admit'>;
   readonly observer: CallObserver;
   /** Hears what became of changed certificate files; `address` as configured. */
   readonly certificateEvent: (address: string, event: CertificateEvent) => void;
@@ -154,10 +156,16 @@ class Renewable {
 
 function doorOf({ security }: Listener, watched: WatchedCertificates | undefined): Door {
   if (security.kind === 'plaintext') return { kind: 'plaintext', role: security.role };
+  if (security.kind === 'enrollment') return { kind: 'enrollment' };
   return { kind: 'certificate', hasIssued: (certificate, print) => watched?.hasIssued(certificate, print) === true };
 }
 
-function addServices(server: Server, { services, environment }: ServerOptions, stopping: () => AbortSignal): void {
+function addServices(server: Server, options: ServerOptions, stopping: () => AbortSignal): void {
+  const { services } = options;
+  const environment: CallEnvironment = {
+    ...options.environment,
+    admit: (caller) => (caller.role === 'node' ? services.enrollment.admit(caller) : Promise.resolve()),
+  };
   server.addService(tolerant(definitions.storageController), storageControllerHandlers(services, environment));
   server.addService(tolerant(definitions.node), nodeHandlers(services, environment));
   server.addService(tolerant(definitions.pool), poolHandlers(services, environment));
@@ -206,9 +214,13 @@ function credentialsOf(
   onEvent: (event: CertificateEvent) => void,
 ): ListenerCredentials {
   if (security.kind === 'plaintext') return { credentials: ServerCredentials.createInsecure() };
-  const { certificate, key, clientCa } = security;
+  const { certificate, key } = security;
+  const ca = security.kind === 'tls' ? security.clientCa : undefined;
   try {
-    const watched = new WatchedCertificates({ certificate, key, ca: clientCa }, onEvent);
+    const watched = new WatchedCertificates({ certificate, key, ca }, onEvent);
+    if (ca === undefined) {
+      return { credentials: experimental.createCertificateProviderServerCredentials(watched, null, false), watched };
+    }
     // One object for both of its parameters, whose order is not what their names say in this version of grpc-js.
     return {
       credentials: experimental.createCertificateProviderServerCredentials(watched, watched, true),

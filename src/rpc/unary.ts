@@ -18,6 +18,8 @@ export interface CallEnvironment {
     /** No call waits longer than this for its answer, in milliseconds. */
     readonly maximumMilliseconds: number;
   };
+  /** Judges who may call at all, whatever they call; throws MoorageErrors. */
+  admit(caller: Caller): Promise<void>;
   /** An error that is no answer: the log gets all of it, the caller the request id. */
   unexpectedError(requestId: string, method: string, error: unknown): void;
 }
@@ -63,13 +65,14 @@ async function answer<Request, Response>(
     if (principal === undefined) throw new Error('A call reached its handler without a principal.');
     const cancelled = new AbortController();
     call.on('cancelled', () => cancelled.abort());
-    const response = await method(call.request, {
-      name: principal.name,
-      role: principal.role,
+    const caller: Caller = {
+      ...principal,
       deadline: environment.clock.monotonic() + timeLeft(call.getDeadline(), environment),
       signal: cancelled.signal,
       requestId: context.requestId,
-    });
+    };
+    await environment.admit(caller);
+    const response = await method(call.request, caller);
     context.subjects = { ...context.subjects, ...subjectsOfAnswer(response) };
     callback(null, response);
   } catch (error) {

@@ -1,10 +1,17 @@
 import { invalidField } from '../core/errors.js';
 import type { DescriptorSealer } from '../core/ports/sealer.js';
-import { KEY_BYTES, type KeyPair, keyIdOf, PAYLOAD_VERSION, sealDescriptor } from '../descriptor/index.js';
+import { isProofOf, KEY_BYTES, type KeyPair, keyIdOf, PAYLOAD_VERSION, sealDescriptor } from '../descriptor/index.js';
 
 /** Seals descriptors with the controller's key pair: see {@link DescriptorSealer}. */
 export function createDescriptorSealer(controllerKey: KeyPair): DescriptorSealer {
   return {
+    publicKey: controllerKey.publicKey,
+
+    isFromNode(box, content, nodePublicKey) {
+      const nodeKey = Uint8Array.from(Buffer.from(nodePublicKey, 'base64'));
+      return isProofOf(box, content, { controllerKey, nodePublicKey: nodeKey });
+    },
+
     seal(payload, nodePublicKey) {
       return sealDescriptor(
         {

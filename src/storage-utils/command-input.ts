@@ -45,30 +45,41 @@ const MAX_FILE_BYTES = 2 * MAX_DESCRIPTOR_BYTES;
  * @throws {StorageUtilsError} `not-found` without the file, `usage` when it is too long for a descriptor.
  */
 export async function readDescriptor(path: string): Promise<Uint8Array> {
+  return readInput(path, 'the descriptor', MAX_FILE_BYTES);
+}
+
+const MAX_SECRET_BYTES = 4096;
+
+/** Reads a short secret text from a file, or from stdin when it is "-". Throws as {@link readDescriptor}. */
+export async function readSecret(path: string, what: string): Promise<string> {
+  return Buffer.from(await readInput(path, what, MAX_SECRET_BYTES)).toString('utf8');
+}
+
+async function readInput(path: string, what: string, most: number): Promise<Uint8Array> {
   if (path === '-') {
-    return readStream(process.stdin, 'stdin');
+    return readStream(process.stdin, `${what} from stdin`, most);
   }
   const handle = await open(path, 'r').catch((error: unknown) => {
     const code = error instanceof Error && 'code' in error ? String(error.code) : '';
     const kind = code === 'ENOENT' ? 'not-found' : 'refused';
-    throw new StorageUtilsError(kind, `the descriptor ${path} cannot be read (${code})`, { cause: error });
+    throw new StorageUtilsError(kind, `${what} ${path} cannot be read (${code})`, { cause: error });
   });
   try {
-    return await readStream(handle.createReadStream({ autoClose: false }), path);
+    return await readStream(handle.createReadStream({ autoClose: false }), `${what} ${path}`, most);
   } finally {
     await handle.close();
   }
 }
 
-async function readStream(stream: AsyncIterable<Buffer | string>, name: string): Promise<Uint8Array> {
+async function readStream(stream: AsyncIterable<Buffer | string>, name: string, most: number): Promise<Uint8Array> {
   const chunks: Buffer[] = [];
   let length = 0;
   for await (const chunk of stream) {
     const bytes = Buffer.from(chunk);
     chunks.push(bytes);
     length += bytes.length;
-    if (length > MAX_FILE_BYTES) {
-      throw new StorageUtilsError('usage', `${name} is no descriptor: it has more than ${MAX_FILE_BYTES} bytes`);
+    if (length > most) {
+      throw new StorageUtilsError('usage', `${name} has more than ${most} bytes: it is something else`);
     }
   }
   return Buffer.concat(chunks);

@@ -5,12 +5,14 @@ import { attach, detach, extend } from './attach.js';
 import { type DiskFlags, diskOptionsFrom, parseSize, readDescriptor } from './command-input.js';
 import { connect, type Disconnectable, disconnect } from './connect.js';
 import { doctor } from './doctor.js';
+import { type AddCommand, addEnrollCommands } from './enroll-command.js';
 import { messageOf, StorageUtilsError } from './errors.js';
 import { initializeNode, trustControllers } from './initialize.js';
 import { inspect } from './inspect.js';
 import { DEFAULT_LIBVIRT_URI, hasHungCall } from './libvirt/connection.js';
 import { exitAtOnce, forbidCoreDumps } from './libvirt/native.js';
 import { BUSES } from './libvirt/xml.js';
+import type { Registrar } from './registrar.js';
 import { DEFAULT_KEY_FILE, type NodeOptions } from './settings.js';
 
 const EXIT_CODES = `
@@ -19,7 +21,7 @@ Exit codes:
   1  another failure; doctor: something is wrong
   2  wrong usage
   3  the descriptor is refused (cut off, altered, for another node, expired, of a newer version, unknown sender)
-  4  refused (key file or keyring owner or mode, attached otherwise, unknown connector, never smaller)
+  4  refused (by the controller, key file or keyring owner or mode, attached otherwise, unknown connector, never smaller)
   5  libvirt or QEMU failed, or is not reached
   6  not found (domain, volume in the domain, file, key file, keyring)
   7  not in time (the guest keeps the disk, libvirt does not answer, another storage-utils works on it); run it again`;
@@ -44,13 +46,15 @@ interface SelectFlags extends CommonFlags {
 }
 
 /** Runs the command and sets the process's exit code; ends the process at once if libvirt holds a thread. */
-export async function runCommand(argv: readonly string[]): Promise<void> {
+export async function runCommand(argv: readonly string[], registrar: () => Promise<Registrar>): Promise<void> {
   let status = 0;
   try {
     forbidCoreDumps();
-    await buildCommand((code) => {
+    const command = buildCommand((code) => {
       status = code;
-    }).parseAsync([...argv]);
+    });
+    addEnrollCommands(command.add, registrar);
+    await command.program.parseAsync([...argv]);
   } catch (error) {
     status = exitCodeOf(error);
     if (!(error instanceof CommanderError)) {
@@ -83,7 +87,7 @@ export function exitCodeOf(error: unknown): number {
   return 1;
 }
 
-function buildCommand(setStatus: (code: number) => void): Command {
+function buildCommand(setStatus: (code: number) => void): { readonly program: Command; readonly add: AddCommand } {
   const program = new Command('storage-utils')
     .description('Connects volumes that Moorage exported to this node, and attaches them to libvirt domains.')
     .addHelpText('after', EXIT_CODES)
@@ -266,7 +270,7 @@ function buildCommand(setStatus: (code: number) => void): Command {
       print(flags, diagnosis, lines.join('\n'));
       setStatus(diagnosis.healthy ? 0 : 1);
     });
-  return program;
+  return { program, add };
 }
 
 function addDiskFlags(command: Command): Command {

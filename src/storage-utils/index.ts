@@ -3,6 +3,7 @@
  * Moorage; `docs/storage-utils.md` tells how a node controller uses it.
  */
 export {
+  adoptNodeKey,
   createNodeKeyFile,
   DescriptorError,
   type DescriptorErrorCode,
@@ -12,7 +13,7 @@ export {
   loadNodeKeyFile,
   type NodeKeys,
   parseControllerPublicKey,
-  rotateNodeKey,
+  prepareNodeKey,
   trustController,
 } from '../descriptor/index.js';
 export {

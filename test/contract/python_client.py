@@ -153,6 +153,27 @@ def drive_nodes():
     ).node
     check(dict(node.tags) == {"rack": "7"} and node.public_key == request.public_key, node)
     check(node in nodes.ListNodes(v1.ListNodesRequest(page_size=1000)).nodes, "list")
+    drive_enrollment()
+
+
+def drive_enrollment():
+    """A node that registers itself with a token, gets another key and is removed."""
+    request = v1.CreateEnrollmentTokenRequest(
+        client_token=token(), node_id="py-enrolled", lifetime=Duration(seconds=60), tags={"rack": "8"}
+    )
+    leave = nodes.CreateEnrollmentToken(request)
+    check(leave.token.startswith("moorage-enrollment:") and leave.expire_time.seconds > 1600000000, leave.expire_time)
+    check(nodes.CreateEnrollmentToken(request) == leave, "the same call again gives the same answer")
+    enroll = v1.EnrollRequest(token=leave.token, public_key=os.urandom(32))
+    node = nodes.Enroll(enroll).node
+    check(node.id == "py-enrolled" and node.public_key == enroll.public_key and dict(node.tags) == {"rack": "8"}, node)
+    check(nodes.Enroll(enroll).node == node, "the same key again gives the same node")
+    enroll.public_key = os.urandom(32)
+    must_fail(nodes.Enroll, enroll, grpc.StatusCode.FAILED_PRECONDITION)
+    request = v1.RotateNodeKeyRequest(client_token=token(), node_id="py-enrolled", public_key=os.urandom(32))
+    rotated = nodes.RotateNodeKey(request).node
+    check(rotated.public_key == request.public_key and rotated.public_key_id != node.public_key_id, rotated)
+    nodes.RemoveNode(v1.RemoveNodeRequest(client_token=token(), node_id="py-enrolled"))
 
 
 def drive_volumes():

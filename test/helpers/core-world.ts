@@ -11,8 +11,9 @@ import { indexes, keys } from '../../src/core/journal/documents.js';
 import { lockKeys } from '../../src/core/journal/locks.js';
 import type { Operation } from '../../src/core/model/operation.js';
 import type { Debris, Export, PointInTime, Snapshot, Volume } from '../../src/core/model/resources.js';
+import type { NodeCertificateIssuer } from '../../src/core/ports/certificates.js';
 import type { Clock } from '../../src/core/ports/clock.js';
-import type { DescriptorSealer, Vault } from '../../src/core/ports/sealer.js';
+import type { Vault } from '../../src/core/ports/sealer.js';
 import { type Store, StoreError } from '../../src/core/ports/store.js';
 import type { Caller, Changed, CreateVolume, Exported, Role, Versioned } from '../../src/core/services/types.js';
 import { generateKeyPair } from '../../src/descriptor/index.js';
@@ -49,26 +50,22 @@ export class CoreWorld {
   lost = 0;
   /** Time of the primary, where the store is one whose primary changes; a controller that starts then sees it. */
   primary: string | undefined;
+  /** Signs certificates of nodes, for controllers that start from then on. */
+  issuer: NodeCertificateIssuer | undefined;
   readonly store: Store;
   readonly #folder: string;
   readonly #vault: Vault;
-  readonly #sealer: DescriptorSealer;
+  readonly controllerKeys = generateKeyPair();
+  readonly #sealer = createDescriptorSealer(this.controllerKeys);
   readonly #overrides: Partial<CoreSettings>;
   readonly #cores: Core[] = [];
   readonly #freezers: Freezer[] = [];
   readonly #keys = generateKeyPair();
   #background: Promise<unknown>[] = [];
 
-  private constructor(
-    folder: string,
-    store: Store,
-    vault: Vault,
-    sealer: DescriptorSealer,
-    overrides: Partial<CoreSettings>,
-  ) {
+  private constructor(folder: string, store: Store, vault: Vault, overrides: Partial<CoreSettings>) {
     this.store = store;
     this.#vault = vault;
-    this.#sealer = sealer;
     this.#folder = folder;
     this.#overrides = overrides;
     this.fake.onAgentDeath = (agents) => {
@@ -78,10 +75,11 @@ export class CoreWorld {
   }
 
   /** A world with a started controller, one pool "ssd" and the nodes "node-a", "node-b" and "node-c". */
-  static async make(overrides: Partial<CoreSettings> = {}): Promise<CoreWorld> {
+  static async make(overrides: Partial<CoreSettings> = {}, issuer?: NodeCertificateIssuer): Promise<CoreWorld> {
     const folder = mkdtempSync(join(tmpdir(), 'moorage-core-'));
     const store = await openSqliteStore({ path: join(folder, 'store.sqlite') });
     const world = await CoreWorld.open({ folder, store, overrides });
+    world.issuer = issuer;
     await world.start();
     await world.core.services.pools.create(
       {
@@ -110,7 +108,7 @@ export class CoreWorld {
     const keyFile = join(folder, 'master.key');
     if (!existsSync(keyFile)) await createMasterKeyFile(keyFile);
     const vault = createVault(await loadMasterKeyFile(keyFile));
-    return new CoreWorld(folder, store, vault, createDescriptorSealer(generateKeyPair()), overrides);
+    return new CoreWorld(folder, store, vault, overrides);
   }
 
   async registerNode(nodeId: string): Promise<void> {
@@ -146,6 +144,7 @@ export class CoreWorld {
       backend: () => backend,
       vault: this.#vault,
       sealer: this.#sealer,
+      issuer: this.issuer,
       clock,
       metrics: {
         operationEnded: () => undefined,

@@ -174,7 +174,11 @@ describe('the configuration', () => {
     ['no listener', 'master_key: {file: k}', 'listeners'],
     ['no master key', 'listeners: [{address: "127.0.0.1:0", plaintext: {role: admin}}]', 'master_key', 'required'],
     ['two master keys', `${least.replace('file: master.key', 'file: k, file_descriptor: 3')}`, 'either file or'],
-    ['a listener without security', 'listeners: [{address: "127.0.0.1:1"}]\nmaster_key: {file: k}', 'tls or plaintext'],
+    [
+      'a listener without security',
+      'listeners: [{address: "127.0.0.1:1"}]\nmaster_key: {file: k}',
+      'one of tls, enrollment and plaintext',
+    ],
     ['plain text beyond this host', least.replace('127.0.0.1:0', '10.0.0.1:1'), 'listeners.0.plaintext', 'loopback'],
     ['an address that is none', least.replace('127.0.0.1:0', '127.0.0.1'), 'listeners.0.address', 'host:port'],
     ['a port that is none', least.replace('127.0.0.1:0', '127.0.0.1:99999'), 'listeners.0.address'],

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { expect } from 'chai';
 import {
+  adoptNodeKey,
   createControllerKeyFile,
   createNodeKeyFile,
   formatControllerPublicKey,
@@ -15,7 +16,7 @@ import {
   loadOrCreateControllerKeyFile,
   parseControllerPublicKey,
   parseNodePublicKey,
-  rotateNodeKey,
+  prepareNodeKey,
   trustController,
 } from '../../src/descriptor/index.js';
 
@@ -80,10 +81,18 @@ describe('descriptor: keys', () => {
   it('keeps a previous key until it expires', async () => {
     const before = await createNodeKeyFile(path);
     const now = new Date('2030-01-01T00:00:00Z');
-    const after = await rotateNodeKey(path, new Date('2030-01-02T00:00:00Z'), now);
+    const next = await prepareNodeKey(path);
+    expect((await prepareNodeKey(path)).keyId).to.equal(next.keyId);
+    const between = await loadNodeKeyFile(path, now);
+    expect(between.current.keyId).to.equal(before.current.keyId);
+    expect(between.all.map((key) => key.keyId)).to.deep.equal([before.current.keyId, next.keyId]);
+    const after = await adoptNodeKey(path, new Date('2030-01-02T00:00:00Z'), now);
+    expect(after.current.keyId).to.equal(next.keyId);
+    expect((await adoptNodeKey(path, new Date('2030-01-02T00:00:00Z'), now)).all).to.have.lengthOf(2);
     expect(after.all.map((key) => key.keyId)).to.deep.equal([after.current.keyId, before.current.keyId]);
     expect((await loadNodeKeyFile(path, new Date('2030-01-03T00:00:00Z'))).all).to.have.lengthOf(1);
-    await rotateNodeKey(path, new Date('2030-01-05T00:00:00Z'), new Date('2030-01-04T00:00:00Z'));
+    await prepareNodeKey(path);
+    await adoptNodeKey(path, new Date('2030-01-05T00:00:00Z'), new Date('2030-01-04T00:00:00Z'));
     expect(JSON.parse(await readFile(path, 'utf8')).previous).to.have.lengthOf(1);
   });
 

@@ -6,7 +6,7 @@ import { CommandFailure, EXIT } from '../exit-codes.js';
 import { type LabelFlags, labelling, updateFields } from '../labels.js';
 import { formatTags, formatTime, table } from '../output.js';
 import type { CommonFlags } from '../session.js';
-import { collect, collectTag } from '../values.js';
+import { collect, collectTag, parseDuration, toDuration } from '../values.js';
 import { addNodeFenceCommands } from './node-fence.js';
 import { describeNode, fenceState } from './node-text.js';
 import { changing, mutation } from './volume.js';
@@ -18,6 +18,13 @@ interface MutationFlags extends CommonFlags {
 
 interface RegisterFlags extends MutationFlags {
   readonly publicKey: string;
+  readonly address: string[];
+  readonly initiatorName: string;
+  readonly tag: Record<string, string>;
+}
+
+interface EnrollFlags extends MutationFlags {
+  readonly lifetime?: number;
   readonly address: string[];
   readonly initiatorName: string;
   readonly tag: Record<string, string>;
@@ -53,6 +60,65 @@ export function addNodeCommands(program: Command, context: CommandContext): void
           },
           session.patient,
         );
+        session.show(node, describeNode(node));
+      }),
+    );
+
+  changing(
+    calling(
+      group
+        .command('enroll')
+        .description(
+          'give a machine leave to register itself under a name, once; prints the token, and nothing else, on stdout',
+        )
+        .argument('<name>', 'the name that it will have'),
+      'moorage node enroll nc-a --address 192.0.2.11 > token',
+    ),
+  )
+    .option('--lifetime <duration>', 'how long the token can be used; 15min unless given', parseDuration)
+    .option('--address <ip>', 'an address from which it talks to the storage; may be repeated', collect, [])
+    .option('--initiator-name <iqn>', 'its iSCSI initiator name', '')
+    .option('--tag <key=value>', 'a tag; may be repeated', collectTag, {})
+    .action(async (nodeId: string, flags: EnrollFlags) =>
+      withSession(context, flags, async (session) => {
+        const answer = await session.client.createEnrollmentToken(
+          {
+            ...mutation(flags),
+            nodeId,
+            storageAddresses: flags.address,
+            initiatorName: flags.initiatorName,
+            tags: flags.tag,
+            ...(flags.lifetime !== undefined && { lifetime: toDuration(flags.lifetime) }),
+          },
+          session.patient,
+        );
+        if (flags.validateOnly) {
+          session.note(`${nodeId} could be enrolled`);
+          return;
+        }
+        session.show({ nodeId, token: answer.token, expireTime: answer.expireTime }, `${answer.token}\n`);
+        session.note(
+          `for "storage-utils enroll" on ${nodeId}, until ${formatTime(answer.expireTime)}; whoever has it becomes that node`,
+        );
+      }),
+    );
+
+  changing(
+    calling(
+      group
+        .command('rotate-key')
+        .description(
+          'give a node another key for descriptors; what is attached goes on (a node does it with `storage-utils rotate-key`)',
+        )
+        .argument('<name>'),
+      'moorage node rotate-key nc-a --public-key moorage-node-key:…',
+    ),
+  )
+    .requiredOption('--public-key <text>', 'what `storage-utils init` prints on the node')
+    .action(async (nodeId: string, flags: MutationFlags & { publicKey: string }) =>
+      withSession(context, flags, async (session) => {
+        const publicKey = Buffer.from(readPublicKey(flags.publicKey));
+        const { node } = await session.client.rotateNodeKey({ ...mutation(flags), nodeId, publicKey }, session.patient);
         session.show(node, describeNode(node));
       }),
     );

@@ -3,6 +3,7 @@ import type { ControllerRecord, LockRecord, Operation, TokenRecord } from '../mo
 import type {
   CutOff,
   Debris,
+  Enrollment,
   Export,
   FeedRecord,
   Grant,
@@ -35,6 +36,8 @@ export const keys = {
   export: (id: string) => `export/${id}`,
   grant: (id: string) => `grant/${id}`,
   node: (id: string) => `node/${id}`,
+  /** The enrollment that was last begun for a node's name. */
+  enrollment: (nodeId: string) => `enrollment/${nodeId}`,
   /** Changes with each export that begins on a node ({@link putNewExport}). */
   nodeExports: (nodeId: string) => `node-exports/${nodeId}`,
   pool: (id: string) => `pool/${id}`,
@@ -247,6 +250,17 @@ export function removeNode(
     begun === undefined ? { kind: 'check', key, expect: 'absent' } : { kind: 'delete', key, expect: begun.rev },
     putGone('node', { id: node.value.id, state: 'gone', goneTime: now }),
   ];
+}
+
+/** Puts an enrollment; it goes a day after its token has expired, used or not. */
+export function putEnrollment(enrollment: Enrollment, expect: Expectation): Write {
+  const sort = `${sortableTime(enrollment.expireTime + KEPT_MILLISECONDS)}/${enrollment.nodeId}`;
+  return put(keys.enrollment(enrollment.nodeId), expect, enrollment, [{ index: indexes.expiry, sort }]);
+}
+
+/** Removes an enrollment, if there is one: with its node what its token may still do ends. */
+export function forgetEnrollment(document: StoredDocument<unknown> | undefined): readonly Write[] {
+  return document === undefined ? [] : [{ kind: 'delete', key: document.key, expect: document.rev }];
 }
 
 /** Puts a node. */

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { invalidField } from '../errors.js';
 
 /** Prefixes of the ids that Moorage makes. Nodes and pools are named by the administrator. */
-export type IdPrefix = 'vol' | 'snap' | 'img' | 'exp' | 'op' | 'grant' | 'pt';
+export type IdPrefix = 'vol' | 'snap' | 'img' | 'exp' | 'op' | 'grant' | 'enr' | 'pt';
 
 const KINDS: Readonly<Record<IdPrefix, string>> = {
   vol: 'volume',
@@ -11,6 +11,7 @@ const KINDS: Readonly<Record<IdPrefix, string>> = {
   exp: 'export',
   op: 'operation',
   grant: 'grant',
+  enr: 'enrollment',
   pt: 'point in time',
 };
 

@@ -129,6 +129,12 @@ export interface Node {
   /** X25519, 32 bytes, base64. */
   readonly publicKey: string;
   readonly publicKeyId: string;
+  /** Short names of keys that it had, the last one first: none of them comes back. */
+  readonly formerKeyIds?: readonly string[];
+  /** The key of its certificate (NodeCertificateIssuer.keyIdOf): no other is taken for this node. Unset: any of its name. */
+  readonly certificateKeyId?: string;
+  /** That of the certificate before, and until when it is taken too. */
+  readonly formerCertificate?: { readonly keyId: string; readonly expireTime: number };
   readonly storageAddresses: readonly string[];
   readonly initiatorName: string;
   readonly tags: Readonly<Record<string, string>>;
@@ -136,6 +142,21 @@ export interface Node {
   readonly updateTime: number;
   /** Set from the begin of FenceNode to the end of UnfenceNode: nothing is exported to it. */
   readonly fence?: NodeFence;
+}
+
+/** Leave for a machine to become a node, once. */
+export interface Enrollment {
+  readonly id: string;
+  readonly nodeId: string;
+  /** SHA-256 of the token, hexadecimal; the token itself is kept nowhere. */
+  readonly tokenHash: string;
+  readonly storageAddresses: readonly string[];
+  readonly initiatorName: string;
+  readonly tags: Readonly<Record<string, string>>;
+  readonly createTime: number;
+  readonly expireTime: number;
+  /** Node.registration that it was used for. */
+  readonly registration?: string;
 }
 
 /** That a node is cut off as a whole. */

@@ -33,4 +33,11 @@ export interface DescriptorSealer {
   seal(payload: DescriptorPayload, nodePublicKey: string): Uint8Array;
   /** Short name of a node's public key; refuses what is no key. @throws MoorageError INVALID_ARGUMENT */
   publicKeyId(nodePublicKey: Uint8Array): string;
+  /** What nodes know this controller by: X25519, 32 bytes. */
+  readonly publicKey: Uint8Array;
+  /**
+   * Whether a box holds this content, and was made for this controller with the secret half of a node's key.
+   * @param nodePublicKey X25519, 32 bytes, base64
+   */
+  isFromNode(box: Uint8Array, content: Uint8Array, nodePublicKey: string): boolean;
 }

@@ -5,6 +5,7 @@ import { operationFailure } from '../journal/runner.js';
 import type { Operation } from '../model/operation.js';
 import type { Export, Node, Pool, Snapshot, Tombstone, Volume } from '../model/resources.js';
 import type { Backend } from '../ports/backend.js';
+import type { NodeCertificateIssuer } from '../ports/certificates.js';
 import type { Clock } from '../ports/clock.js';
 import type { CoreEvents } from '../ports/metrics.js';
 import type { DescriptorSealer, Vault } from '../ports/sealer.js';
@@ -18,6 +19,8 @@ export interface CoreContext {
   readonly backend: () => Backend;
   readonly vault: Vault;
   readonly sealer: DescriptorSealer;
+  /** Unset: this controller signs no certificates. */
+  readonly issuer?: NodeCertificateIssuer | undefined;
   readonly clock: Clock;
   readonly events: CoreEvents;
   readonly settings: CoreSettings;

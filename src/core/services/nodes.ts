@@ -1,13 +1,21 @@
 import { randomUUID } from 'node:crypto';
-import { isIP } from 'node:net';
-import { invalidField, MoorageError } from '../errors.js';
+import { MoorageError } from '../errors.js';
 import type { Intent } from '../journal/definition.js';
-import { expireDependents, indexes, KEPT_MILLISECONDS, keys, putNode, removeNode } from '../journal/documents.js';
+import {
+  expireDependents,
+  forgetEnrollment,
+  indexes,
+  KEPT_MILLISECONDS,
+  keys,
+  putNode,
+  removeNode,
+} from '../journal/documents.js';
 import type { Journal } from '../journal/journal.js';
 import type { Node } from '../model/resources.js';
-import { requireClientToken, requireName, requireTags, requireText } from '../model/validation.js';
+import { requireClientToken, requireName, requireText } from '../model/validation.js';
 import { type CoreContext, getNode, requireEtag, settle, versioned } from './context.js';
 import { intendFence, intendUnfence } from './node-fence.js';
+import { requireInitiatorName, requireNodeSettings, requirePublicKey } from './node-settings.js';
 import { listPage } from './page-tokens.js';
 import type {
   Caller,
@@ -23,9 +31,6 @@ import type {
   Versioned,
 } from './types.js';
 import { readUpdateMask, sameTags } from './update-mask.js';
-
-const MOST_ADDRESSES = 32;
-const LONGEST_INITIATOR_NAME = 223;
 
 /** The use cases of nodes. */
 export class Nodes implements NodeService {
@@ -84,7 +89,7 @@ export class Nodes implements NodeService {
     requireClientToken(request.clientToken);
     requireName('node_id', request.id);
     const mask = readUpdateMask(request.updateMask, ['initiator_name']);
-    if (mask.has('initiator_name')) requireText('initiator_name', request.initiatorName, LONGEST_INITIATOR_NAME);
+    if (mask.has('initiator_name')) requireInitiatorName(request.initiatorName);
     const intend = async () => {
       const document = await getNode(this.core.store, request.id);
       requireEtag(document, request.etag);
@@ -142,10 +147,11 @@ export class Nodes implements NodeService {
       const now = this.core.clock.now();
       const tokenExpireTime = now + KEPT_MILLISECONDS;
       const tokens = await expireDependents(this.core.store, request.id, tokenExpireTime);
+      const enrollment = await this.core.store.get(keys.enrollment(request.id));
       return {
         intent: 'immediate' as const,
         resourceId: request.id,
-        writes: [...removeNode(document, begun, now), ...tokens],
+        writes: [...removeNode(document, begun, now), ...tokens, ...forgetEnrollment(enrollment)],
         tokenExpireTime,
       };
     };
@@ -202,25 +208,8 @@ export class Nodes implements NodeService {
 
   private nodeOf(request: RegisterNode): Node {
     requireName('node_id', request.nodeId);
-    if (request.publicKey.length !== 32) {
-      throw invalidField(
-        'public_key',
-        `must be 32 bytes, as storage-utils init prints them, and has ${request.publicKey.length}`,
-      );
-    }
-    if (request.storageAddresses.length > MOST_ADDRESSES) {
-      throw invalidField('storage_addresses', `must be at most ${MOST_ADDRESSES}`);
-    }
-    for (const address of request.storageAddresses) {
-      if (isIP(address) === 0) {
-        throw invalidField(
-          'storage_addresses',
-          `must be IPv4 or IPv6 addresses without port; ${JSON.stringify(address.slice(0, 64))} is not`,
-        );
-      }
-    }
-    requireText('initiator_name', request.initiatorName, LONGEST_INITIATOR_NAME);
-    requireTags(request.tags);
+    requirePublicKey(request.publicKey);
+    requireNodeSettings(request);
     const now = this.core.clock.now();
     return {
       id: request.nodeId,

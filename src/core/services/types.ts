@@ -22,13 +22,16 @@ import type { Finding, FindingClass } from './admin/findings.js';
  * Every service checks its request itself and throws MoorageError with the API's field names (snake case).
  */
 
-export type Role = 'admin' | 'node' | 'reader';
+/** `none`: whoever shows no certificate, where that is let through. */
+export type Role = 'admin' | 'node' | 'reader' | 'none';
 
 /** Who calls, and until when the answer is wanted. */
 export interface Caller {
   /** Name in the certificate, or "local" on a plain-text socket. */
   readonly name: string;
   readonly role: Role;
+  /** SHA-256 of the public key of the certificate (SubjectPublicKeyInfo), hexadecimal; unset without a certificate. */
+  readonly certificateKeyId?: string;
   /** Monotonic milliseconds (Clock.monotonic) by which an answer must be given. */
   readonly deadline: number;
   /** Ends the waiting, never the operation. */
@@ -191,6 +194,55 @@ export interface UnfenceNode extends ResourceMutation {
   readonly clientsAreDead: boolean;
 }
 
+export interface CreateEnrollmentToken extends Mutation {
+  readonly nodeId: string;
+  /** 0: the default. */
+  readonly lifetimeMilliseconds: number;
+  readonly storageAddresses: readonly string[];
+  readonly initiatorName: string;
+  readonly tags: Readonly<Record<string, string>>;
+}
+
+export interface EnrollmentToken {
+  /** A secret; empty when only asked whether it could be. */
+  readonly token: string;
+  readonly expireTime: number;
+}
+
+export interface Enroll {
+  readonly token: string;
+  readonly publicKey: Uint8Array;
+  /** PKCS #10, DER; empty: none is wanted. */
+  readonly certificateRequest: Uint8Array;
+}
+
+export interface Enrolled {
+  readonly node: Versioned<Node>;
+  /** PEM; empty when none was asked for, or this controller signs none. */
+  readonly certificate: string;
+  /** PEM of who signed it. */
+  readonly authority: string;
+  /** What descriptors are sealed with: X25519, 32 bytes each. */
+  readonly controllerPublicKeys: readonly Uint8Array[];
+}
+
+export interface RotateNodeKey extends Mutation {
+  readonly nodeId: string;
+  readonly etag: string;
+  /** Empty: it stays. */
+  readonly publicKey: Uint8Array;
+  /** PKCS #10, DER; empty: the certificate stays. */
+  readonly certificateRequest: Uint8Array;
+  /** Of a node that rotates its own: made with the key that it has now, one for each controller that it knows. */
+  readonly proofs: readonly Uint8Array[];
+}
+
+export interface RotatedNodeKey {
+  readonly node: Versioned<Node>;
+  readonly certificate: string;
+  readonly authority: string;
+}
+
 export interface CreatePool extends Mutation {
   readonly poolId: string;
   readonly settings: RbdPoolSettings;
@@ -296,6 +348,15 @@ export interface NodeService {
   unfence(request: UnfenceNode, caller: Caller): Promise<Changed<Versioned<Node>>>;
 }
 
+export interface EnrollmentService {
+  createToken(request: CreateEnrollmentToken, caller: Caller): Promise<EnrollmentToken>;
+  /** By whoever has the token. */
+  enroll(request: Enroll): Promise<Enrolled>;
+  rotateKey(request: RotateNodeKey, caller: Caller): Promise<RotatedNodeKey>;
+  /** Before every call of a node. @throws MoorageError PERMISSION_DENIED when it is none, or shows a certificate of before */
+  admit(caller: Caller): Promise<void>;
+}
+
 export interface PoolService {
   create(request: CreatePool, caller: Caller): Promise<Changed<Versioned<PoolWithStatus>>>;
   get(id: string, caller: Caller): Promise<Versioned<PoolWithStatus>>;
@@ -392,6 +453,7 @@ export interface Services {
   readonly snapshots: SnapshotService;
   readonly exports: ExportService;
   readonly nodes: NodeService;
+  readonly enrollment: EnrollmentService;
   readonly pools: PoolService;
   readonly operations: OperationService;
   readonly events: EventService;

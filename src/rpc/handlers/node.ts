@@ -2,6 +2,7 @@ import type { Services } from '../../core/services/types.js';
 import type { NodeServiceHandlers } from '../../generated/moorage/v1/NodeService.js';
 import { fromPage, fromResourceMutation, fromUpdate } from '../mapping/requests.js';
 import { toNode } from '../mapping/resources.js';
+import { fromDuration, toTimestamp } from '../mapping/scalars.js';
 import { type CallEnvironment, unary } from '../unary.js';
 
 /** Hypervisor hosts. */
@@ -35,6 +36,35 @@ export function nodeHandlers(services: Services, environment: CallEnvironment): 
     RemoveNode: unary(environment, async (request, caller) => {
       await services.nodes.remove(fromResourceMutation(request.nodeId, request), caller);
       return { operationId: '' };
+    }),
+
+    CreateEnrollmentToken: unary(environment, async (request, caller) => {
+      const { clientToken, validateOnly, nodeId, storageAddresses, initiatorName, tags } = request;
+      const lifetimeMilliseconds = fromDuration('lifetime', request.lifetime) ?? 0;
+      const { token, expireTime } = await services.enrollment.createToken(
+        { clientToken, validateOnly, nodeId, storageAddresses, initiatorName, tags, lifetimeMilliseconds },
+        caller,
+      );
+      return { token, expireTime: toTimestamp(expireTime), operationId: '' };
+    }),
+
+    Enroll: unary(environment, async ({ token, publicKey, certificateRequest }) => {
+      const enrolled = await services.enrollment.enroll({ token, publicKey, certificateRequest });
+      return {
+        node: toNode(enrolled.node),
+        certificate: enrolled.certificate,
+        certificateAuthority: enrolled.authority,
+        controllerPublicKeys: enrolled.controllerPublicKeys.map((key) => Buffer.from(key)),
+      };
+    }),
+
+    RotateNodeKey: unary(environment, async (request, caller) => {
+      const { clientToken, validateOnly, nodeId, etag, publicKey, certificateRequest, proofs } = request;
+      const { node, certificate, authority } = await services.enrollment.rotateKey(
+        { clientToken, validateOnly, nodeId, etag, publicKey, certificateRequest, proofs },
+        caller,
+      );
+      return { node: toNode(node), certificate, certificateAuthority: authority, operationId: '' };
     }),
 
     FenceNode: unary(environment, async (request, caller) => {

@@ -1,10 +1,11 @@
+import { createHash, X509Certificate } from 'node:crypto';
 import type { PeerCertificate } from 'node:tls';
 import { ServerInterceptingCall, type ServerInterceptingCallInterface, type ServerInterceptor } from '@grpc/grpc-js';
 import { MoorageError } from '../../core/errors.js';
 import type { Role } from '../../core/services/types.js';
 import { statusOf } from '../errors.js';
 import { mayCall } from '../roles.js';
-import { contextOf } from './context.js';
+import { contextOf, type Principal } from './context.js';
 
 /** How callers of a listener are known: by their certificate, or all alike on a plain-text one. */
 export type Door =
@@ -13,7 +14,9 @@ export type Door =
       /** Whether an authority that is trusted now has signed it; the connection may be older than that trust. */
       readonly hasIssued: (certificate: Buffer, fingerprint: string) => boolean;
     }
-  | { readonly kind: 'plaintext'; readonly role: Role };
+  | { readonly kind: 'plaintext'; readonly role: Role }
+  /** TLS without a certificate of the caller's: for what whoever has an enrollment token may call. */
+  | { readonly kind: 'enrollment' };
 
 const roles: readonly string[] = ['admin', 'node', 'reader'] satisfies readonly Role[];
 const acceptableName = /^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$/;
@@ -22,7 +25,7 @@ const acceptableName = /^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$/;
  * Who a certificate names: subject CN = name, OU = role.
  * @throws MoorageError UNAUTHENTICATED that says what the certificate lacks
  */
-export function principalOf(certificate: PeerCertificate | undefined): { name: string; role: Role } {
+export function principalOf(certificate: PeerCertificate | undefined): Principal {
   // A subject with several values of one kind comes as an array: which one counts would be a guess.
   const subject: { CN?: unknown; OU?: unknown } | undefined = certificate?.subject;
   if (subject === undefined) {
@@ -51,11 +54,27 @@ export function principalOf(certificate: PeerCertificate | undefined): { name: s
       reason: 'CERTIFICATE_EXPIRED',
     });
   }
-  return { name, role: role as Role };
+  return { name, role: role as Role, ...(certificate && { certificateKeyId: keyIdOf(certificate) }) };
 }
 
-function identify(door: Door, call: ServerInterceptingCallInterface): { name: string; role: Role } {
+/** By the certificate's fingerprint: a connection makes many calls. */
+const keyIds = new Map<string, string>();
+const MOST_KEY_IDS = 10_000;
+
+function keyIdOf({ raw, fingerprint256 }: PeerCertificate): string {
+  let keyId = keyIds.get(fingerprint256);
+  if (keyId === undefined) {
+    const key = new X509Certificate(raw).publicKey.export({ format: 'der', type: 'spki' });
+    keyId = createHash('sha256').update(key).digest('hex');
+    if (keyIds.size >= MOST_KEY_IDS) keyIds.clear();
+    keyIds.set(fingerprint256, keyId);
+  }
+  return keyId;
+}
+
+function identify(door: Door, call: ServerInterceptingCallInterface): Principal {
   if (door.kind === 'plaintext') return { name: 'local', role: door.role };
+  if (door.kind === 'enrollment') return { name: '', role: 'none' };
   const certificate = call.getAuthContext().sslPeerCertificate;
   const principal = principalOf(certificate);
   if (certificate === undefined || !door.hasIssued(certificate.raw, certificate.fingerprint256)) {

@@ -2,6 +2,14 @@ import type { Metadata, ServerInterceptor } from '@grpc/grpc-js';
 import type { Role } from '../../core/services/types.js';
 import type { Subjects } from '../subjects.js';
 
+/** Who calls. */
+export interface Principal {
+  readonly name: string;
+  readonly role: Role;
+  /** As Caller has it. */
+  readonly certificateKeyId?: string;
+}
+
 /** What the interceptors learn about a call, for each other and for the handlers. */
 export interface CallContext {
   readonly requestId: string;
@@ -13,7 +21,7 @@ export interface CallContext {
   readonly peer: string;
   /** What the call is about, for the audit log. */
   subjects: Subjects;
-  principal: { readonly name: string; readonly role: Role } | undefined;
+  principal: Principal | undefined;
 }
 
 // grpc-js hands one metadata object through all interceptors to the handler: it is what a call can be known by.

@@ -101,6 +101,7 @@ export function toNode({ value: node, etag }: Versioned<Node>): ApiNode {
     createTime: toTimestamp(node.createTime),
     updateTime: toTimestamp(node.updateTime),
     etag,
+    certificateKeyId: node.certificateKeyId ?? '',
     fenceState: node.fence === undefined ? 'NODE_FENCE_STATE_UNSPECIFIED' : nodeFenceStates[node.fence.state],
     fenceReason: node.fence?.reason ?? '',
     fenceTime: toTimestamp(node.fence?.time),

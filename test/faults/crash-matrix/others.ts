@@ -55,6 +55,60 @@ export const otherScenarios: readonly Scenario[] = [
     },
   },
   {
+    name: 'CreateEnrollmentToken',
+    method: 'CreateEnrollmentToken',
+    kind: 'keeps',
+    prepare: async (bench) => {
+      const nodeId = `node-${randomUUID().slice(0, 8)}`;
+      return {
+        call: async (client, clientToken) => (await client.createEnrollmentToken({ nodeId, clientToken })).token,
+        check: async (token) => {
+          const publicKey = Buffer.from(generateKeyPair().publicKey);
+          const { node } = await bench.client.enroll({ token, publicKey });
+          return differences(nodeId, given('node', node), { id: nodeId });
+        },
+      };
+    },
+  },
+  {
+    name: 'Enroll',
+    method: 'Enroll',
+    kind: 'keeps',
+    prepare: async (bench) => {
+      const nodeId = `node-${randomUUID().slice(0, 8)}`;
+      const { token } = await bench.client.createEnrollmentToken({ nodeId });
+      const { publicKey, keyId } = generateKeyPair();
+      return {
+        call: async (client) =>
+          given('node', (await client.enroll({ token, publicKey: Buffer.from(publicKey) })).node).id,
+        check: async () => {
+          const { node } = await bench.client.getNode({ nodeId });
+          return differences(nodeId, given('node', node), { publicKeyId: keyId });
+        },
+      };
+    },
+  },
+  {
+    name: 'RotateNodeKey',
+    method: 'RotateNodeKey',
+    kind: 'keeps',
+    prepare: async (bench) => {
+      const nodeId = `node-${randomUUID().slice(0, 8)}`;
+      await bench.client.registerNode({ nodeId, publicKey: Buffer.from(generateKeyPair().publicKey) });
+      const { publicKey, keyId } = generateKeyPair();
+      return {
+        call: async (client, clientToken) => {
+          const request = { nodeId, publicKey: Buffer.from(publicKey), clientToken };
+          return given('node', (await client.rotateNodeKey(request)).node).publicKeyId;
+        },
+        check: async () => {
+          const { node } = await bench.client.getNode({ nodeId });
+          return differences(nodeId, given('node', node), { publicKeyId: keyId });
+        },
+      };
+    },
+  },
+  {
     name: 'UpdateNode',
     method: 'UpdateNode',
     kind: 'keeps',

@@ -13,6 +13,7 @@ const TYPES_OF_ROLE: Readonly<Record<Caller['role'], readonly ResourceType[]>> =
   admin: ['pool', 'node', 'volume', 'snapshot', 'export', 'operation'],
   reader: ['pool', 'node', 'volume', 'snapshot', 'export', 'operation'],
   node: ['export'],
+  none: [],
 };
 
 /** What a watch lets through. */
