@@ -1,4 +1,6 @@
 import { type ChannelCredentials, Client, status } from '@grpc/grpc-js';
+import { ErrorInfo } from 'nice-grpc-error-details';
+import { Status } from 'nice-grpc-error-details/lib/proto/google/rpc/status.js';
 import { services as definitions } from '../../src/rpc/definitions.js';
 
 /** How a call ended. */
@@ -8,6 +10,9 @@ export interface RawAnswer {
   /** Of a stream: its first message. */
   readonly response: Record<string, unknown> | undefined;
   readonly requestId: string;
+  /** google.rpc.ErrorInfo: its reason and its facts; empty for OK. */
+  readonly reason: string;
+  readonly facts: Readonly<Record<string, string>>;
 }
 
 /**
@@ -44,11 +49,15 @@ export function callRaw(
       });
     }
     call.on('status', (result) => {
+      const bytes = result.metadata.get('grpc-status-details-bin')[0];
+      const details = Buffer.isBuffer(bytes) ? Status.decode(bytes).details : [];
+      const found = details.find((each) => each.typeUrl.endsWith('ErrorInfo'))?.value;
+      const info = found === undefined ? undefined : ErrorInfo.decode(found);
       const requestId = String(result.metadata.get('x-request-id')[0] ?? '');
       const cut = method.responseStream && response !== undefined;
-      setImmediate(() =>
-        resolve({ code: cut ? status.OK : result.code, details: result.details, response, requestId }),
-      );
+      const code = cut ? status.OK : result.code;
+      const told = { reason: info?.reason ?? '', facts: info?.metadata ?? {} };
+      setImmediate(() => resolve({ code, details: result.details, response, requestId, ...told }));
     });
   }).finally(() => client.close());
 }
