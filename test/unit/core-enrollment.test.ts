@@ -54,7 +54,7 @@ describe('core: enrollment', () => {
   }
 
   const enroll = (token: string, publicKey: Uint8Array, certificateRequest: Uint8Array = nothing) =>
-    service().enroll({ token, publicKey, certificateRequest });
+    service().enroll({ token, publicKey, certificateRequest }, callerOf('', 'none'));
 
   /** A node that is enrolled with a key and a certificate. */
   async function enrolled(nodeId = 'nc-a') {

@@ -351,7 +351,7 @@ export interface NodeService {
 export interface EnrollmentService {
   createToken(request: CreateEnrollmentToken, caller: Caller): Promise<EnrollmentToken>;
   /** By whoever has the token. */
-  enroll(request: Enroll): Promise<Enrolled>;
+  enroll(request: Enroll, caller: Caller): Promise<Enrolled>;
   rotateKey(request: RotateNodeKey, caller: Caller): Promise<RotatedNodeKey>;
   /** Before every call of a node. @throws MoorageError PERMISSION_DENIED when it is none, or shows a certificate of before */
   admit(caller: Caller): Promise<void>;

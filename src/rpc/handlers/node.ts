@@ -48,8 +48,9 @@ export function nodeHandlers(services: Services, environment: CallEnvironment): 
       return { token, expireTime: toTimestamp(expireTime), operationId: '' };
     }),
 
-    Enroll: unary(environment, async ({ token, publicKey, certificateRequest }) => {
-      const enrolled = await services.enrollment.enroll({ token, publicKey, certificateRequest });
+    Enroll: unary(environment, async (request, caller) => {
+      const { token, publicKey, certificateRequest } = request;
+      const enrolled = await services.enrollment.enroll({ token, publicKey, certificateRequest }, caller);
       return {
         node: toNode(enrolled.node),
         certificate: enrolled.certificate,

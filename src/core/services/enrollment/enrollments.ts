@@ -100,14 +100,15 @@ export class Enrollments implements EnrollmentService {
     };
   }
 
-  async enroll(request: Enroll): Promise<Enrolled> {
+  async enroll(request: Enroll, _caller: Caller): Promise<Enrolled> {
     const { token, publicKey, certificateRequest } = request;
     if (token === '') throw invalidField('token', 'is required: what CreateEnrollmentToken answered');
+    // First of all, because it costs least: anybody may call this.
+    const { nodeId, id } = readEnrollmentToken(this.core.vault, token) ?? {};
+    if (nodeId === undefined || id === undefined) throw tokenRefused();
     requirePublicKey(publicKey);
     const publicKeyId = this.core.sealer.publicKeyId(publicKey);
     const certificateKeyId = await this.keyIdOf(certificateRequest);
-    const { nodeId, id } = readEnrollmentToken(this.core.vault, token) ?? {};
-    if (nodeId === undefined || id === undefined) throw tokenRefused();
     const wanted = { publicKey: Buffer.from(publicKey).toString('base64'), publicKeyId, certificateKeyId };
     const intend = () => this.intendEnroll(token, nodeId, wanted);
     await this.journal.record({
