@@ -271,8 +271,6 @@ const requests: Readonly<Record<string, Build>> = {
 const answers: Readonly<Record<string, string>> = {
   // Of a store that is not empty.
   'AdminService/Rebuild': 'FAILED_PRECONDITION',
-  // Of a store that is wrapped, to fail when a test wants it.
-  'AdminService/BackupStore': 'UNIMPLEMENTED',
   // It needs a proof with its key; that is looked at elsewhere.
   'NodeService/RotateNodeKey node': 'PERMISSION_DENIED NOT_PROVEN',
 };
