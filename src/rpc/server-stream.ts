@@ -4,6 +4,7 @@ import { MoorageError } from '../core/errors.js';
 import type { Clock } from '../core/ports/clock.js';
 import type { Caller } from '../core/services/types.js';
 import { translateError } from './errors.js';
+import { requireUnexpired } from './interceptors/authenticate.js';
 import { contextOf } from './interceptors/context.js';
 import { subjectsOfRequest } from './subjects.js';
 import { type CallEnvironment, requireReadable } from './unary.js';
@@ -57,6 +58,9 @@ async function answer<Request, Response>(
     await environment.admit(caller);
     for await (const message of method(call.request, caller, environment.stopping())) {
       if (cancelled.signal.aborted) return;
+      // It may have been let in long ago. There is a message every few seconds, if only a bookmark.
+      requireUnexpired(principal);
+      await environment.admit(caller);
       if (!call.write(message)) await drained(call, cancelled.signal, environment.clock);
     }
     if (!cancelled.signal.aborted) call.end();

@@ -18,6 +18,7 @@ import type { Registrar } from '../../src/storage-utils/registrar.js';
 import { callRaw } from '../helpers/call-raw.js';
 import { CoreWorld } from '../helpers/core-world.js';
 import { serve, type TestServer } from '../helpers/server.js';
+import { waitFor } from '../helpers/wait.js';
 
 const HOUR = 3_600_000;
 
@@ -186,6 +187,27 @@ describe('enrollment over TLS', () => {
     await enroll(await enrollOptions(), registrar);
     expect(await told()).to.equal('CERTIFICATE_REPLACED');
     expect((await asNode().listExports({})).exports).to.deep.equal([]);
+  });
+
+  it('a watch of a removed node ends, and is told nothing of who has the name then', async () => {
+    await enroll(await enrollOptions(), registrar);
+    const former = asNode();
+    const seen: string[] = [];
+    let ended = '';
+    const watching = (async () => {
+      for await (const event of former.watch({})) seen.push(event.event ?? '');
+    })().catch((error: { reason: string }) => {
+      ended = error.reason;
+    });
+    await waitFor('the beginning', () => seen.includes('synced'));
+    await admin.removeNode({ nodeId: 'nc-a' });
+    for (const name of ['keys.json', 'node.key', 'node.pem']) renameSync(at(name), at(`${name}.former`));
+    await enroll(await enrollOptions(), registrar);
+    const volumeId = (await world.createVolume()).id;
+    await admin.export({ volumeId, direct: { nodeId: 'nc-a' } });
+    await watching;
+    expect(ended).to.equal('CERTIFICATE_REPLACED');
+    expect(seen).to.not.include('export');
   });
 
   for (const cut of [undefined, 'before', 'after'] as const) {

@@ -48,13 +48,25 @@ export function principalOf(certificate: PeerCertificate | undefined): Principal
       { reason: 'BAD_CERTIFICATE' },
     );
   }
-  // A connection may outlive the certificate that made it.
-  if (Date.parse(certificate?.valid_to ?? '') <= Date.now()) {
-    throw new MoorageError('UNAUTHENTICATED', `The client certificate expired at ${certificate?.valid_to}.`, {
-      reason: 'CERTIFICATE_EXPIRED',
-    });
-  }
-  return { name, role: role as Role, ...(certificate && { certificateKeyId: keyIdOf(certificate) }) };
+  const principal = {
+    name,
+    role: role as Role,
+    ...(certificate && {
+      certificateKeyId: keyIdOf(certificate),
+      certificateEnd: Date.parse(certificate.valid_to),
+    }),
+  };
+  requireUnexpired(principal);
+  return principal;
+}
+
+/** A connection, and a stream, may outlive the certificate that made it. @throws MoorageError UNAUTHENTICATED */
+export function requireUnexpired({ certificateEnd }: Principal): void {
+  if (certificateEnd === undefined || Date.now() < certificateEnd) return;
+  const when = new Date(certificateEnd).toISOString();
+  throw new MoorageError('UNAUTHENTICATED', `The client certificate expired at ${when}.`, {
+    reason: 'CERTIFICATE_EXPIRED',
+  });
 }
 
 /** By the certificate's fingerprint: a connection makes many calls. */

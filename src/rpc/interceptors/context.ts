@@ -8,6 +8,8 @@ export interface Principal {
   readonly role: Role;
   /** As Caller has it. */
   readonly certificateKeyId?: string;
+  /** When the certificate expires, in milliseconds since the epoch. */
+  readonly certificateEnd?: number;
 }
 
 /** What the interceptors learn about a call, for each other and for the handlers. */
