@@ -105,8 +105,10 @@ export class Stage {
     const addresses: string[] = [];
     for (const line of this.several.all.flatMap((each) => each.process.log.split('\n'))) {
       if (!line.includes('\\"addresses\\"')) continue;
-      const said = JSON.parse((JSON.parse(line) as { line: string }).line) as { pid: number; addresses: string[] };
-      if (this.#takenOver.has(said.pid)) addresses.push(...said.addresses);
+      const { role, line: own } = JSON.parse(line) as { role: string; line: string };
+      const said = JSON.parse(own) as { pid: number; addresses: string[] };
+      // A late request of a dead fence agent harms nothing: it stays connected.
+      if (role === 'data' && this.#takenOver.has(said.pid)) addresses.push(...said.addresses);
     }
     return addresses;
   }
