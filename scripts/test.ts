@@ -24,7 +24,7 @@ const firstFolders = ['unit', 'contract', 'integration', 'e2e', 'faults'];
 /** Runs beside the others, since it waits more than it works; what it says is shown when it has ended. */
 const besideFolder = 'unit';
 /** Minutes each, and younger than the others: only with --full, until they have been seen to hold on machines of all kinds. */
-const fullOnly = ['test/faults/crash-matrix/', 'test/faults/several.test.ts', 'test/faults/soak.test.ts'];
+const fullOnly = ['test/faults/crash-matrix/', 'test/faults/several.test.ts'];
 /** What runs a controller, by its own words or through the helpers of its folder: with --full on Redis too. */
 const onAnyStore = /helpers\/(system|controller)\.js|from '\.\/bench\.js'/;
 /** A suite whose process does not end by then after its last test holds something open. */

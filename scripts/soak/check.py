@@ -145,6 +145,9 @@ for event in events:
     one.ids |= {answer["id"]} if answer.get("id") else set()
     one.operation = answer.get("operationId") or one.operation
     finished = not UNFINISHED.search(answer.get("state") or "")
+    if method == "undeleteVolume":
+        # It stays deleted until it is done: what works on it tells whether it is.
+        finished = not answer.get("working") or answer["working"] != answer.get("operationId")
     if method == "expandVolume":
         finished = int(answer.get("sizeBytes") or 0) >= int(one.request["sizeBytes"])
     if finished and one.done is None:

@@ -321,6 +321,8 @@ function isUnknown({ code }: MoorageCallError): boolean {
 
 function isFinal(method: string, request: Request, answer: Answer): boolean {
   if (UNFINISHED.test(String(answer.state))) return false;
+  // It stays deleted until it is done: what works on it tells whether it is.
+  if (method === 'undeleteVolume') return answer.working === '' || answer.working !== answer.operationId;
   if (method === 'expandVolume') return Number(answer.sizeBytes) >= Number(request.sizeBytes);
   return true;
 }
@@ -332,6 +334,7 @@ function shortened(told: Record<string, unknown>): Answer {
     return { states: Object.fromEntries(volumes.map(({ id, state }) => [id, state])), more: told.nextPageToken !== '' };
   }
   const resource = (told.volume ?? told.snapshot ?? told.export ?? {}) as Record<string, unknown>;
-  const { id, state, sizeBytes, volumeId, nodeId } = resource;
-  return { id, state, sizeBytes, volumeId, nodeId, operationId: told.operationId, descriptor: told.descriptor };
+  const { id, state, sizeBytes, volumeId, nodeId, operationId: working } = resource;
+  const { operationId, descriptor } = told;
+  return { id, state, sizeBytes, volumeId, nodeId, working, operationId, descriptor };
 }
