@@ -111,9 +111,15 @@ export async function checkAtRest(bench: Bench, hasten = false): Promise<readonl
       problems.push(`${id} has ${sizeBytes} bytes and its image ${found}`);
   }
   const users = new Set(await listAccess(cluster, bench.system.cephPool));
-  const exported = inventory.exports.map(({ id }) => id);
-  if (bench.kind !== 'keyring')
-    for (const id of exported) if (!users.delete(id)) problems.push(`${id} has no user in Ceph`);
+  if (bench.kind !== 'keyring') {
+    const { nodes } = await bench.client.listNodes({ pageSize: 1000 });
+    const fenced = new Set(nodes.flatMap((node) => (node.fenceState === 'NODE_FENCE_STATE_FENCED' ? node.id : [])));
+    for (const { id, nodeId } of inventory.exports) {
+      const has = users.delete(id);
+      if (has === fenced.has(nodeId))
+        problems.push(`${id} has ${has ? 'a user in Ceph, of a node that is cut off' : 'no user in Ceph'}`);
+    }
+  }
   problems.push(...[...users].map((id) => `Ceph has a user of ${id}, which is gone`));
   return problems;
 }
