@@ -155,6 +155,8 @@ export function fenceNodeDefinition(core: CoreContext): OperationDefinition<Fenc
 
 async function cutOff(core: CoreContext, context: FenceContext): Promise<Next<FenceNodePlan>> {
   const expirySeconds = core.settings.cutOffExpirySeconds;
+  // A storage that does not answer keeps no other from cutting the node off.
+  const failures: unknown[] = [];
   for (const pool of await pools(core)) {
     const addresses = context.plan.targets[pool.settings.cluster] ?? [];
     if (addresses.length === 0) continue;
@@ -162,9 +164,10 @@ async function cutOff(core: CoreContext, context: FenceContext): Promise<Next<Fe
       await context.step('cut-off', (step) => core.backend().fence.cutOff(pool, { addresses, expirySeconds }, step));
     } catch (error) {
       // A pool that the backend has no longer reaches nobody, and must not keep the others open.
-      if (!(error instanceof BackendError && error.code === 'NOT_FOUND')) throw error;
+      if (!(error instanceof BackendError && error.code === 'NOT_FOUND')) failures.push(error);
     }
   }
+  if (failures.length > 0) throw failures.find(isPermanent) ?? failures[0];
   return { kind: 'phase', phase: 'withdraw', plan: context.plan };
 }
 
@@ -174,6 +177,7 @@ async function withdraw(core: CoreContext, context: FenceContext): Promise<Next<
   const byId = new Map((await pools(core)).map((pool) => [pool.id, pool]));
   const fresh: Record<string, string[]> = {};
   let unfinished = '';
+  const failures: unknown[] = [];
   for (const { value: item } of await listAll<Export>(core.store, indexes.exportsOfNode(nodeId))) {
     const pool = byId.get(item.poolId);
     if (pool === undefined) continue;
@@ -181,12 +185,16 @@ async function withdraw(core: CoreContext, context: FenceContext): Promise<Next<
       unfinished = item.id;
       continue;
     }
-    await context.step('revoke-access', (step) => core.backend().fence.revokeAccess(pool, item.id, step));
     const { cluster } = pool.settings;
     const known = new Set([...(context.plan.targets[cluster] ?? []), ...(fresh[cluster] ?? [])]);
     const isKnown = (address: string) => known.has(address) || known.has(wholeHost(hostOf(address)));
-    const found = (await clientsOf(core, context.step, item)).filter((address) => !isKnown(address));
-    if (found.length > 0) fresh[cluster] = [...(fresh[cluster] ?? []), ...found];
+    try {
+      await context.step('revoke-access', (step) => core.backend().fence.revokeAccess(pool, item.id, step));
+      const found = (await clientsOf(core, context.step, item)).filter((address) => !isKnown(address));
+      if (found.length > 0) fresh[cluster] = [...(fresh[cluster] ?? []), ...found];
+    } catch (error) {
+      failures.push(error);
+    }
   }
   if (Object.keys(fresh).length > 0) {
     const targets: Record<string, readonly string[]> = { ...context.plan.targets };
@@ -200,6 +208,7 @@ async function withdraw(core: CoreContext, context: FenceContext): Promise<Next<
       writes: async () => recordWrites(core, nodeId, fresh),
     };
   }
+  if (failures.length > 0) throw failures[0];
   // One that had begun before this node was fenced: its user is made yet, and deleted in the next round.
   if (unfinished !== '') throw new MoorageError('ABORTED', `${unfinished} is still being made; waiting for its end.`);
   return { kind: 'succeeded', writes: () => fenceWrites(core, nodeId, (fence) => ({ ...fence, state: 'fenced' })) };
@@ -285,4 +294,8 @@ async function runningOperation(core: CoreContext, node: Node): Promise<string> 
 
 async function pools(core: CoreContext): Promise<readonly Pool[]> {
   return (await listAll<Pool>(core.store, indexes.pools)).map(({ value }) => value);
+}
+
+function isPermanent(error: unknown): boolean {
+  return error instanceof BackendError && error.failure === 'permanent';
 }
