@@ -170,10 +170,16 @@ export class Writer {
   }
 
   /** Starts one and waits until it writes. */
-  static async start(cluster: Cluster, access: Access, image: string, letter: string): Promise<Writer> {
+  static async start(
+    cluster: Cluster,
+    access: Access,
+    image: string,
+    letter: string,
+    pool = 'moorage',
+  ): Promise<Writer> {
     const { configurationFile } = cluster;
     const { user, key } = access;
-    const writer = new Writer({ configurationFile, user, key, pool: 'moorage', image, letter });
+    const writer = new Writer({ configurationFile, user, key, pool, image, letter });
     await waitFor('the client writes', () => writer.answers.includes('ok'));
     return writer;
   }
