@@ -8,7 +8,9 @@ import { parseAddresses } from '../../src/agents/rbd/librbd/cluster.js';
 import { Decoder, Encoder } from '../../src/agents/rbd/librbd/encoding.js';
 import { CephError, isCephError, nameOfErrno } from '../../src/agents/rbd/librbd/errors.js';
 import { parseAgentOptions } from '../../src/agents/rbd/options.js';
+import { Pace, Paces } from '../../src/agents/rbd/pace.js';
 import { StepError, toGrpcStatus, toStepError } from '../../src/agents/rbd/step-error.js';
+import { waitFor } from '../helpers/wait.js';
 
 /** Work that ends when it is told to. */
 function gate(): { readonly work: () => Promise<void>; readonly open: () => void; begun: boolean } {
@@ -101,6 +103,47 @@ describe('RBD agent: lanes', () => {
     expect(runs).to.equal(1);
     await flights.run('a', work);
     expect(runs).to.equal(2);
+  });
+});
+
+describe('RBD agent: work that nobody waits for', () => {
+  it('gives way to steps that come one after the other, and goes on when they are over', async () => {
+    const pace = new Pace(60_000);
+    const order: string[] = [];
+    const first = gate();
+    const running = pace.foreground(first.work);
+    const piece = pace.background(async () => order.push('piece'));
+    await settle();
+    first.open();
+    await running;
+    await pace.foreground(async () => order.push('step'));
+    await piece;
+    expect(order).to.deep.equal(['step', 'piece']);
+  });
+
+  it('is not starved by a step that never ends, nor stopped by a piece that fails', async () => {
+    const pace = new Pace();
+    const endless = gate();
+    const running = pace.foreground(endless.work);
+    const failure = await pace.background(() => Promise.reject(new Error('failed'))).catch((error: unknown) => error);
+    expect(failure).to.be.an('error').with.property('message', 'failed');
+    expect(await pace.background(async () => 'done')).to.equal('done');
+    endless.open();
+    await running;
+  });
+
+  it('runs a piece at a time on a pool, beside those of other pools', async () => {
+    const paces = new Paces();
+    const stuck = gate();
+    const [first, second] = [gate(), gate()];
+    const runs = [paces.of('stuck').background(stuck.work), paces.of('a').background(first.work)];
+    runs.push(paces.of('a').background(second.work));
+    await waitFor('the piece of the other pool', () => first.begun && stuck.begun);
+    expect(second.begun).to.equal(false);
+    first.open();
+    await waitFor('the next piece', () => second.begun);
+    for (const each of [second, stuck]) each.open();
+    await Promise.all(runs);
   });
 });
 

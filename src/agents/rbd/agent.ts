@@ -9,6 +9,7 @@ import type { AgentCluster } from './agent-context.js';
 import { Controllers } from './controllers.js';
 import { Lanes } from './lanes.js';
 import type { AgentOptions } from './options.js';
+import { Paces } from './pace.js';
 import { loadBackendProtocol, PROTOCOL_VERSION } from './protocol.js';
 import { invalidField, refused, toGrpcStatus, toStepError } from './step-error.js';
 import { type StepServerOptions, saysCutOff } from './steps.js';
@@ -53,6 +54,7 @@ export async function serveAgent(
       // These hold a thread for a moment at most.
       polls: { concurrent: 16 * options.lane, queued: options.laneQueue },
     }),
+    paces: new Paces(),
     logger,
     longestStepMilliseconds: Math.max(120_000, options.osdTimeoutSeconds * 4000),
     onFailure: (error) => {

@@ -5,6 +5,7 @@ import type { Controllers } from './controllers.js';
 import { betweenPoints, stepPoints } from './crash-points.js';
 import type { LaneKind, Lanes } from './lanes.js';
 import { CephError } from './librbd/errors.js';
+import type { Paces } from './pace.js';
 import { invalidField, toGrpcStatus, toStepError } from './step-error.js';
 
 /** What a step knows of the call that it serves. */
@@ -13,6 +14,8 @@ export interface StepScope {
   readonly poolName: string;
   /** Milliseconds until the call's deadline; bounds retries. Never more than `longestStepMilliseconds` of the agent. */
   remainingMilliseconds(): number;
+  /** Runs a piece of a step that nobody waits for; it gives way to what somebody waits for. */
+  background<Result>(piece: () => Promise<Result>): Promise<Result>;
 }
 
 /** One method of a service. */
@@ -20,6 +23,8 @@ export interface Step<Request, Response> {
   readonly lane: LaneKind;
   /** What it works on; steps on the same do not overlap. */
   readonly subject?: (request: Request) => string | undefined;
+  /** Whether nobody waits for it: then others do not give way to it. */
+  readonly unhurried?: boolean;
   readonly run: (request: Request, scope: StepScope) => Promise<Response>;
 }
 
@@ -36,6 +41,7 @@ export type StepTable<Handlers> = {
 export interface StepServerOptions {
   readonly controllers: Controllers;
   readonly lanes: Lanes;
+  readonly paces: Paces;
   readonly logger: Logger;
   /** Bounds retries of a call without a deadline. */
   readonly longestStepMilliseconds: number;
@@ -81,9 +87,15 @@ async function handle(
     const poolName = poolNameOf(request.step);
     const deadline = Math.min(deadlineOf(call), begun + options.longestStepMilliseconds);
     const expired = (): boolean => call.cancelled || performance.now() >= deadline;
-    const scope: StepScope = { poolName, remainingMilliseconds: () => deadline - performance.now() };
+    const pace = options.paces.of(poolName);
+    const scope: StepScope = {
+      poolName,
+      remainingMilliseconds: () => deadline - performance.now(),
+      background: (piece) => pace.background(piece),
+    };
     const { operationId, name } = request.step;
-    const run = () => betweenPoints(stepPoints, { method, operationId, name }, () => step.run(request, scope));
+    const take = () => betweenPoints(stepPoints, { method, operationId, name }, () => step.run(request, scope));
+    const run = step.lane === 'steps' && step.unhurried !== true ? () => pace.foreground(take) : take;
     const response = await options.lanes.of(poolName, step.lane).run(step.subject?.(request), expired, run);
     answer(null, response);
   } catch (error) {

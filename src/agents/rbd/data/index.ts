@@ -154,6 +154,7 @@ export function dataSteps(cluster: AgentCluster, ending: AbortSignal): StepTable
     },
     PurgeImage: {
       lane: 'steps',
+      unhurried: true,
       run: async (request, scope) => {
         const image = readImage('image', request.image);
         const names = request.formerNames.map((name, index) => checkName(`former_names[${index}]`, name));
@@ -161,7 +162,7 @@ export function dataSteps(cluster: AgentCluster, ending: AbortSignal): StepTable
         const purge = { image, names, catalogueKey };
         const harmless = new Set([...connections.addresses(), ...request.cutOffAddresses]);
         await purges.run(`${scope.poolName}/${JSON.stringify(request.image)}/${names}/${catalogueKey}`, () =>
-          inPool(scope, (pool) => purgeImage(pool, purge, harmless)),
+          inPool(scope, (pool) => purgeImage(pool, purge, harmless, scope.background)),
         );
         return {};
       },

@@ -19,6 +19,7 @@ import { removeObjects } from '../librbd/objects.js';
 import type { PoolContext } from '../librbd/pool-context.js';
 import { removeSnapshotById } from '../librbd/snapshot.js';
 import { refused } from '../step-error.js';
+import type { StepScope } from '../steps.js';
 import { removeCatalogueEntry } from './catalogue.js';
 import type { ImageRecord, ParentRecord, PointRecord } from './record.js';
 import { type ImageHolder, inUse, listWatchers } from './usage.js';
@@ -39,15 +40,21 @@ export interface PurgeRequest {
  * Destroys an image from the controller's record: a node may have written anything into its header, and a removal that
  * follows it would destroy another tenant's data. Each part may be done again. Its entries in RBD's lists go last but for
  * the catalogue's, so that its id counts in the check of prefixes as long as an object of it may be there.
+ * @param unhurried runs a piece of it when nobody who waits is in the way
  * @throws StepError FAILED_PRECONDITION while it has a watcher or a child
  */
-export async function purgeImage(pool: PoolContext, request: PurgeRequest, own: ReadonlySet<string>): Promise<void> {
+export async function purgeImage(
+  pool: PoolContext,
+  request: PurgeRequest,
+  own: ReadonlySet<string>,
+  unhurried: StepScope['background'],
+): Promise<void> {
   const { image, catalogueKey } = request;
   const names = [...new Set([image.name, ...request.names])];
   const id = image.id ?? (await findId(pool, names));
   if (id !== undefined) {
-    await refuseInUse(pool, image.name, id, own);
-    await removeObjects(pool, dataObjects(id, image));
+    await unhurried(() => refuseInUse(pool, image.name, id, own));
+    await removeObjects(pool, dataObjects(id, image), unhurried);
     await removeSnapshots(pool, image.points);
     if (image.parent) await leaveParent(pool, image.parent, id);
     await pool.remove(headerObject(id));

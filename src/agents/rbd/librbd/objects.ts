@@ -16,24 +16,31 @@ const rados_object_list = rados(
 );
 const rados_object_list_free = rados('void rados_object_list_free(size_t result_size, void *results)');
 
-const BATCH = 256;
+/** As many as a server has done within a few milliseconds: what comes meanwhile waits behind them. */
+const BATCH = 32;
 const ENOENT = -2;
 
 /**
  * Removes many objects, a batch in flight at a time; those that are not there do not matter. A batch takes one thread.
+ * @param inTurn runs a batch when its turn has come
  * @returns how many were there
  * @throws CephError of the first object that could not be removed, after the rest of its batch
  */
-export async function removeObjects(pool: PoolContext, objects: Iterable<string>): Promise<number> {
+export async function removeObjects(
+  pool: PoolContext,
+  objects: Iterable<string>,
+  inTurn: (batch: () => Promise<number>) => Promise<number>,
+): Promise<number> {
   let removed = 0;
   let batch: string[] = [];
   for (const object of objects) {
     batch.push(object);
     if (batch.length < BATCH) continue;
-    removed += await removeBatch(pool, batch);
+    const full = batch;
+    removed += await inTurn(() => removeBatch(pool, full));
     batch = [];
   }
-  if (batch.length > 0) removed += await removeBatch(pool, batch);
+  if (batch.length > 0) removed += await inTurn(() => removeBatch(pool, batch));
   return removed;
 }
 
