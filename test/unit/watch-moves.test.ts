@@ -107,6 +107,8 @@ describe('a watch with two controllers', function () {
       for await (const event of client.watch({ types: ['RESOURCE_TYPE_VOLUME'] }, { signal: over.signal }))
         told.push(event);
     })();
+    // What changes while all that there is is told may be told once more.
+    await waitFor('all that there is to be told', () => told.some(({ synced }) => synced));
     const made: string[] = [];
     let working = true;
     const work = (async () => {
