@@ -76,14 +76,21 @@ export class WatchedCertificates implements experimental.CertificateProvider {
     this.#paths = paths;
     this.#onEvent = onEvent;
     this.#intervalMilliseconds = intervalMilliseconds;
-    this.#material = readMaterial(paths);
+    this.#material = materialOf(readFiles(paths), paths);
   }
 
   /** Looks at the files now. What cannot be used is told once, and what was good before stays. */
   reload(): void {
+    const before = this.#material;
     let next: Material;
     try {
-      next = readMaterial(this.#paths);
+      const files = readFiles(this.#paths);
+      if (same(before.certificate, files.certificate) && same(before.key, files.key) && same(before.ca, files.ca)) {
+        // What was refused in between is undone.
+        this.#refused = '';
+        return;
+      }
+      next = materialOf(files, this.#paths);
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
       if (message !== this.#refused) this.#onEvent({ kind: 'refused', message, authorityWithdrawn: false });
@@ -91,8 +98,6 @@ export class WatchedCertificates implements experimental.CertificateProvider {
       return;
     }
     this.#refused = '';
-    const before = this.#material;
-    if (same(before.certificate, next.certificate) && same(before.key, next.key) && same(before.ca, next.ca)) return;
     this.#material = next;
     for (const listener of this.#identityListeners) listener(this.#identity);
     for (const listener of this.#caListeners) listener(this.#ca);
@@ -163,13 +168,18 @@ function same(a: Buffer | undefined, b: Buffer | undefined): boolean {
   return a === undefined || b === undefined ? a === b : a.equals(b);
 }
 
-function readMaterial({ certificate, key, ca }: CertificatePaths): Material {
+type Files = Omit<Material, 'authorities'>;
+
+function readFiles({ certificate, key, ca }: CertificatePaths): Files {
   if (key !== undefined) requirePrivate(key);
-  const material = {
+  return {
     certificate: certificate === undefined ? undefined : read('certificate', certificate),
     key: key === undefined ? undefined : read('key', key),
     ca: ca === undefined ? undefined : read('certificate authority', ca),
   };
+}
+
+function materialOf(material: Files, { certificate, key, ca }: CertificatePaths): Material {
   try {
     // The same check as when a connection is made: that they are PEM, and that the key fits.
     createSecureContext({

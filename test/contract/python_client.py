@@ -140,7 +140,7 @@ def drive_pools():
 
 def drive_nodes():
     request = v1.RegisterNodeRequest(
-        client_token=token(), node_id="py-node", public_key=os.urandom(32), storage_addresses=["127.0.0.1", "::1"]
+        client_token=token(), node_id="py-node", public_key=os.urandom(32), storage_addresses=["192.0.2.11", "2001:db8::11"]
     )
     node = nodes.RegisterNode(request).node
     check(node.public_key == request.public_key and len(node.public_key_id) == 16, node)
