@@ -13,7 +13,7 @@ import type { Export, Node, Pool, Snapshot, Tombstone, Volume } from '../../mode
 import type { StoredDocument, Write } from '../../ports/store.js';
 import { type ExportIdentity, readEntry } from '../catalogue.js';
 import type { CoreContext } from '../context.js';
-import { DEFAULT_DESCRIPTOR_LIFETIME } from '../exports/create-export.js';
+import { DEFAULT_DESCRIPTOR_LIFETIME } from '../exports/authority.js';
 import { ancestorsOf } from '../exports/rules.js';
 import { requireImage } from '../identity.js';
 import type { RepairPlan } from './repair-operation.js';

@@ -1,4 +1,4 @@
-import { invalidField, MoorageError, notFound } from '../../errors.js';
+import { MoorageError } from '../../errors.js';
 import type { Intent, Next, OperationDefinition, PhaseContext } from '../../journal/definition.js';
 import {
   expireDependents,
@@ -22,7 +22,8 @@ import { refusal } from '../images.js';
 import { requireNotFenced } from '../node-fence.js';
 import type { Caller, ExportVolume } from '../types.js';
 import { requireAvailable } from '../volumes/expand-volume.js';
-import { type Ancestor, ancestorsOf, judge, type Wish } from './rules.js';
+import { authorise, redeemedExport, requireGrantedTo } from './authority.js';
+import { type Ancestor, ancestorsOf, judge } from './rules.js';
 
 /*
  * Export: by a grant or an administrator's word → judged by the rules → commit the export as `exporting`, listed by its volume,
@@ -32,15 +33,6 @@ import { type Ancestor, ancestorsOf, judge, type Wish } from './rules.js';
 
 /** Plan of the operation: everything stands in the export's document. */
 export type CreateExportPlan = Record<string, never>;
-
-/** How long a descriptor can be connected with when nothing is said, in milliseconds. */
-export const DEFAULT_DESCRIPTOR_LIFETIME = 60 * 60 * 1000;
-
-interface Authority {
-  readonly wish: Wish;
-  readonly grant: StoredDocument<Grant> | undefined;
-  readonly descriptorLifetimeMilliseconds: number;
-}
 
 /** What the call comes to, from what the store holds now. */
 export async function intendExport(
@@ -57,9 +49,7 @@ export async function intendExport(
   requireAvailable(volume);
   const node = await getNode(core.store, wish.nodeId);
   requireNotFenced(node.value);
-  if (grant !== undefined && grant.value.nodeRegistration !== node.value.registration) {
-    throw grantedToFormer(grant.value);
-  }
+  requireGrantedTo(node.value, grant?.value);
   const others = await core.store.getMany<Export>(volume.exportIds.map(keys.export));
   // One that ended between the two reads has left the volume's list too: this commit meets a conflict and is judged again.
   const exports = others.flatMap((other) => (other === undefined || other.value.state === 'gone' ? [] : [other.value]));
@@ -147,97 +137,6 @@ function markMigration(item: Export, others: readonly (StoredDocument<Export> | 
     other === undefined || other.value.state === 'gone'
       ? []
       : [putExport({ ...other.value, migration: true }, other.rev)],
-  );
-}
-
-async function authorise(core: CoreContext, request: ExportVolume, caller: Caller): Promise<Authority> {
-  if (request.grantId !== '') {
-    const grant = await findGrant(core, request, caller);
-    const { nodeId, instance, migration, readOnly } = grant.value;
-    return {
-      wish: { nodeId, instance, migration, readOnly },
-      grant,
-      descriptorLifetimeMilliseconds: DEFAULT_DESCRIPTOR_LIFETIME,
-    };
-  }
-  const { direct } = request;
-  if (caller.role === 'admin' && direct === undefined) {
-    throw invalidField('authority', 'is required: grant_id, or direct for an administrator');
-  }
-  if (caller.role !== 'admin' || direct === undefined) {
-    throw new MoorageError('PERMISSION_DENIED', 'grant_id: a node exports by a grant; ask for one with GrantExport.', {
-      reason: 'GRANT_REQUIRED',
-    });
-  }
-  const lifetime = direct.descriptorLifetimeMilliseconds;
-  return {
-    wish: direct,
-    grant: undefined,
-    descriptorLifetimeMilliseconds: lifetime === 0 ? DEFAULT_DESCRIPTOR_LIFETIME : lifetime,
-  };
-}
-
-/** The grant, when this caller may redeem it for this volume. Someone else's looks like none at all. */
-async function findGrant(core: CoreContext, request: ExportVolume, caller: Caller): Promise<StoredDocument<Grant>> {
-  const document = await core.store.get<Grant>(keys.grant(request.grantId));
-  if (document === undefined && caller.role === 'admin') throw notFound('grant', request.grantId);
-  const mine = caller.role === 'admin' || document?.value.nodeId === caller.name;
-  if (document === undefined || !mine || document.value.volumeId !== request.volumeId) {
-    throw new MoorageError(
-      'PERMISSION_DENIED',
-      `grant_id: ${request.grantId} is no grant of this node for this volume.`,
-      {
-        reason: 'GRANT_NOT_YOURS',
-      },
-    );
-  }
-  if (document.value.exportId === '' && document.value.revokeTime !== undefined) {
-    const when = new Date(document.value.revokeTime).toISOString();
-    throw new MoorageError(
-      'FAILED_PRECONDITION',
-      `The grant ${request.grantId} was taken back at ${when}. Ask for another one.`,
-      {
-        reason: 'GRANT_REVOKED',
-        metadata: { grant_id: request.grantId },
-      },
-    );
-  }
-  if (document.value.exportId === '' && document.value.expireTime <= core.clock.now()) {
-    const when = new Date(document.value.expireTime).toISOString();
-    throw new MoorageError(
-      'FAILED_PRECONDITION',
-      `The grant ${request.grantId} expired at ${when}. Ask for another one.`,
-      {
-        reason: 'GRANT_EXPIRED',
-        metadata: { grant_id: request.grantId },
-      },
-    );
-  }
-  return document;
-}
-
-/** Who has a node's name now may be another machine, with another key. */
-function grantedToFormer(grant: Grant): MoorageError {
-  return new MoorageError(
-    'FAILED_PRECONDITION',
-    `The grant ${grant.id} is from before the node ${grant.nodeId} was registered as it is now. Ask for another one.`,
-    { reason: 'NODE_REPLACED', metadata: { grant_id: grant.id, node_id: grant.nodeId } },
-  );
-}
-
-async function redeemedExport(
-  core: CoreContext,
-  grant: StoredDocument<Grant> | undefined,
-): Promise<Export | undefined> {
-  if (grant === undefined || grant.value.exportId === '') return undefined;
-  const document = await core.store.get<Export>(keys.export(grant.value.exportId));
-  if (document !== undefined && (document.value.state === 'exported' || document.value.state === 'exporting')) {
-    return document.value;
-  }
-  throw new MoorageError(
-    'FAILED_PRECONDITION',
-    `The grant ${grant.value.id} was redeemed by ${grant.value.exportId}, which has ended. Ask for another one.`,
-    { reason: 'GRANT_REDEEMED', metadata: { grant_id: grant.value.id, export_id: grant.value.exportId } },
   );
 }
 
