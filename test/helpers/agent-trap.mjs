@@ -7,6 +7,7 @@
 import { appendFileSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import koffi from 'koffi';
+import { keepRoot } from './keep-root.mjs';
 
 /** Is this the name of a volume's point in time, which lives until the snapshot's image is made of it? */
 const isPoint = (name) => String(name).startsWith('pt-');
@@ -24,6 +25,7 @@ const argumentAfter = (flag) => process.argv[process.argv.indexOf(flag) + 1];
 
 if (process.argv.includes('--role') && argumentAfter('--role') === 'data') {
   const folder = dirname(argumentAfter('--lock-file'));
+  keepRoot();
   const load = koffi.load;
   koffi.load = (...libraries) => {
     const library = load(...libraries);

@@ -13,6 +13,7 @@ import { subscribe } from 'node:diagnostics_channel';
 import { appendFileSync, mkdirSync, readdirSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
+import { keepRoot } from '../../helpers/keep-root.mjs';
 
 // None of these processes lives long enough to get back what compiling for speed costs: it is a third of a start.
 setFlagsFromString('--no-opt');
@@ -29,7 +30,10 @@ const site = role === undefined ? 'controller' : 'agent';
 if (marker !== undefined) {
   for (const each of ['now', 'traps', 'reached']) mkdirSync(join(folder, each), { recursive: true });
   if (role === undefined) watchController();
-  else watchAgent();
+  else {
+    keepRoot();
+    watchAgent();
+  }
 }
 
 // --- the controller -----------------------------------------------------------------------------------------------------

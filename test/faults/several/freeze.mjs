@@ -11,6 +11,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { subscribe } from 'node:diagnostics_channel';
 import { appendFileSync, existsSync, readdirSync, readFileSync, renameSync, unlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
+import { keepRoot } from '../../helpers/keep-root.mjs';
 
 const valueAfter = (flag) => {
   const position = process.argv.indexOf(flag);
@@ -19,7 +20,10 @@ const valueAfter = (flag) => {
 const role = valueAfter('--role');
 const lockFile = valueAfter('--lock-file');
 const folder = lockFile === undefined ? '' : join(dirname(lockFile), 'freeze');
-if (role !== undefined && existsSync(folder)) watch();
+if (role !== undefined && existsSync(folder)) {
+  keepRoot();
+  watch();
+}
 
 function watch() {
   const step = new AsyncLocalStorage();

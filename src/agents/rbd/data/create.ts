@@ -12,6 +12,7 @@ import { notFound, StepError } from '../step-error.js';
 import { putCatalogueEntry } from './catalogue.js';
 import { inspectImage, prefixReason, type WantedImage } from './inspect.js';
 import { checkName, checkSize, type ParentRecord, type PointRecord, readCatalogueEntry, readParent } from './record.js';
+import { verifyChain } from './verify.js';
 
 /** CreateImage: the catalogue entry, then the image, then its point; adopts what an earlier try left whole. */
 export async function createImageStep(
@@ -23,6 +24,8 @@ export async function createImageStep(
   const sizeBytes = checkSize('size_bytes', request.sizeBytes);
   const pointName = request.pointName === '' ? undefined : checkName('point_name', request.pointName);
   const parent = request.parent ? readParent('parent', request.parent) : undefined;
+  // To clone is to open it, and all that lies below it.
+  if (parent) await verifyChain(pool, { id: parent.id, parent: 'unrecorded' });
   const [parentSizeBytes] = await Promise.all([
     parent ? sizeOfPoint(pool, parent, sizeBytes) : 0n,
     putCatalogueEntry(pool, entry),

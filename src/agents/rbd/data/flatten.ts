@@ -4,11 +4,11 @@ import { Lane } from '../lanes.js';
 import { isCephError } from '../librbd/errors.js';
 import { flattenImage } from '../librbd/flatten.js';
 import { readHeader, readSnapshot } from '../librbd/header.js';
-import { RbdImage } from '../librbd/image.js';
 import type { PoolContext } from '../librbd/pool-context.js';
 import { notFound, refused, StepError } from '../step-error.js';
 import type { StepScope } from '../steps.js';
 import type { ImageRecord, ParentRecord } from './record.js';
+import { withVerifiedImage } from './verify.js';
 
 /*
  * A flattening takes as long as the image is large, far longer than a step may. So it runs by itself: FlattenImage begins it
@@ -175,7 +175,7 @@ export class Flattenings {
     };
     try {
       await this.#usePool(poolName, (pool) =>
-        RbdImage.with(pool, { id: image.id }, {}, (open) => flattenImage(open, hear)),
+        withVerifiedImage(pool, { ...image, mayBeUnlisted: true }, {}, (open) => flattenImage(open, hear)),
       );
     } catch (error) {
       // EINVAL: it has no parent any more, which the header decides.

@@ -79,7 +79,7 @@ export function dataSteps(cluster: AgentCluster, ending: AbortSignal): StepTable
         const image = readKnownImage('image', request.image);
         const name = checkName('point_name', request.pointName);
         const taken = await connections.withPool(request.connectionId, scope.poolName, (pool) =>
-          takePoint(pool, image.id, name, scope, points),
+          takePoint(pool, image, name, scope, points),
         );
         return {
           point: { name, backendId: taken.snapshotId.toString() },
@@ -95,7 +95,7 @@ export function dataSteps(cluster: AgentCluster, ending: AbortSignal): StepTable
         const image = readKnownImage('image', request.image);
         const point = readPoint('point', request.point);
         await connections.withPool(request.connectionId, scope.poolName, (pool) =>
-          removePoint(pool, image.id, point, scope, points),
+          removePoint(pool, image, point, scope, points),
         );
         return {};
       },
@@ -107,7 +107,7 @@ export function dataSteps(cluster: AgentCluster, ending: AbortSignal): StepTable
         const image = readKnownImage('image', request.image);
         const wanted = checkSize('size_bytes', request.sizeBytes);
         const size = await connections.withPool(request.connectionId, scope.poolName, (pool) =>
-          expandImage(pool, image.id, wanted, scope),
+          expandImage(pool, image, wanted, scope),
         );
         return { sizeBytes: size.toString() };
       },
@@ -126,7 +126,7 @@ export function dataSteps(cluster: AgentCluster, ending: AbortSignal): StepTable
       lane: 'reads',
       run: async (request, scope) => {
         const image = readKnownImage('image', request.image);
-        return { holders: await inPool(scope, (pool) => findHolders(pool, image.id, connections.addresses())) };
+        return { holders: await inPool(scope, (pool) => findHolders(pool, image, connections.addresses())) };
       },
     },
     TrashImage: {

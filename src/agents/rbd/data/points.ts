@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { status } from '@grpc/grpc-js';
 import { isCephError } from '../librbd/errors.js';
-import { RbdImage } from '../librbd/image.js';
+import type { RbdImage } from '../librbd/image.js';
 import type { PoolContext } from '../librbd/pool-context.js';
 import {
   createSnapshot,
@@ -15,6 +15,7 @@ import {
 import { notFound, StepError } from '../step-error.js';
 import type { StepScope } from '../steps.js';
 import type { PointRecord } from './record.js';
+import { type RecordedImage, withVerifiedImage } from './verify.js';
 
 /** How long to wait before the lock is asked for again, in milliseconds. */
 const RETRY_MILLISECONDS = 50;
@@ -74,12 +75,13 @@ export class CompletePoints {
  */
 export async function takePoint(
   pool: PoolContext,
-  imageId: string,
+  recorded: RecordedImage,
   name: string,
   scope: StepScope,
   complete: CompletePoints,
 ): Promise<TakenPoint> {
-  return RbdImage.with(pool, { id: imageId }, {}, async (image) => {
+  const { id: imageId } = recorded;
+  return withVerifiedImage(pool, recorded, {}, async (image) => {
     const find = async (): Promise<Snapshot | undefined> =>
       (await listSnapshots(image)).find((each) => each.name === name && each.namespace === 'user');
     const present = await find();
@@ -114,14 +116,15 @@ export async function takePoint(
  */
 export async function removePoint(
   pool: PoolContext,
-  imageId: string,
+  recorded: RecordedImage,
   point: PointRecord,
   scope: StepScope,
   complete: CompletePoints,
 ): Promise<void> {
+  const { id: imageId } = recorded;
   if (point.snapshotId !== undefined) complete.delete(imageId, point.snapshotId);
   try {
-    await RbdImage.with(pool, { id: imageId }, {}, async (image) => {
+    await withVerifiedImage(pool, recorded, {}, async (image) => {
       // An image without it is left alone: its guest need not hand its lock over.
       if ((await findPoint(image, point)).length === 0) return;
       // Looked for again in each try: the try before may have moved it to the trash namespace.
@@ -162,11 +165,11 @@ async function removeOne(image: RbdImage, snapshot: Snapshot): Promise<void> {
 /** Grows an image; does nothing when it is that large already. @returns its size, in bytes */
 export async function expandImage(
   pool: PoolContext,
-  imageId: string,
+  recorded: RecordedImage,
   sizeBytes: bigint,
   scope: StepScope,
 ): Promise<bigint> {
-  return RbdImage.with(pool, { id: imageId }, {}, async (image) => {
+  return withVerifiedImage(pool, recorded, {}, async (image) => {
     if ((await image.sizeBytes()) < sizeBytes) {
       await whileHoldingLock(image, scope, async () => {
         // Asked again, after the flush has refreshed it: growing to a size that is smaller by now would be EINVAL.

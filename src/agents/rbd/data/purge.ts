@@ -13,7 +13,6 @@ import {
   removeFromDirectory,
   removeFromTrash,
 } from '../librbd/header.js';
-import { RbdImage } from '../librbd/image.js';
 import { listLockers, RBD_LOCK_NAME } from '../librbd/lockers.js';
 import { removeObjects } from '../librbd/objects.js';
 import type { PoolContext } from '../librbd/pool-context.js';
@@ -23,6 +22,7 @@ import type { StepScope } from '../steps.js';
 import { removeCatalogueEntry } from './catalogue.js';
 import type { ImageRecord, ParentRecord, PointRecord } from './record.js';
 import { type ImageHolder, inUse, listWatchers } from './usage.js';
+import { isHeaderDifference, withVerifiedImage } from './verify.js';
 
 /** Snapshot ids of one image that are given back at once. */
 const SNAPSHOTS_AT_ONCE = 8;
@@ -82,11 +82,7 @@ async function refuseInUse(pool: PoolContext, name: string, id: string, own: Rea
   });
   if (header === undefined) return;
   if (header.hasChildren) throw refused('HAS_CHILDREN', `image ${name} (${id}) has clones`);
-  const watchers = await listWatchers(pool, id).catch((error: unknown) => {
-    // Half made or written over, it cannot be opened; so nobody else has it open either.
-    if (isCephError(error, 'EINVAL', 'EIO', 'EOPNOTSUPP', 'ENOSYS', 'ENXIO', 'EBADMSG')) return [];
-    throw error;
-  });
+  const watchers = await listWatchers(pool, { id, parent: 'unrecorded' });
   const holders = watchers
     .filter((watcher) => !own.has(watcher.address))
     .map(
@@ -137,9 +133,12 @@ async function leaveParent(pool: PoolContext, parent: ParentRecord, id: string):
   // Where a node holds the lock it takes a connection of its own: RemovePoint does it then.
   if ((await listLockers(pool, headerObject(parent.id), RBD_LOCK_NAME)).length > 0) return;
   try {
-    await RbdImage.with(pool, { id: parent.id }, {}, (image) => removeSnapshotById(image, snapshotId));
+    await withVerifiedImage(pool, { id: parent.id, parent: 'unrecorded' }, {}, (image) =>
+      removeSnapshotById(image, snapshotId),
+    );
   } catch (error) {
-    if (!isCephError(error, 'ENOENT', 'EBUSY', 'EPERM')) throw error;
+    // A parent whose node wrote over its header keeps its point: that takes its own space, and nobody else's.
+    if (!isCephError(error, 'ENOENT', 'EBUSY', 'EPERM') && !isHeaderDifference(error)) throw error;
   }
 }
 

@@ -33,7 +33,7 @@ export async function trashImage(
   const [entry, currentId, holders] = await Promise.all([
     readTrashEntry(pool, image.id),
     readImageId(pool, image.name),
-    findHolders(pool, image.id, own),
+    findHolders(pool, { id: image.id, parent: 'unrecorded' }, own),
   ]);
   if (entry && entry.state !== 'moving') return;
   if (holders.length > 0) throw inUse(image.name, holders);

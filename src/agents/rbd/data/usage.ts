@@ -5,6 +5,7 @@ import { RbdImage, type Watcher } from '../librbd/image.js';
 import { listLockers, RBD_LOCK_NAME } from '../librbd/lockers.js';
 import type { PoolContext } from '../librbd/pool-context.js';
 import { refused, type StepError } from '../step-error.js';
+import { isAsRecorded, type RecordedImage } from './verify.js';
 
 /** Somebody who has an image open or holds its lock. */
 export type ImageHolder = Required<Pick<Holder, 'address' | 'watches' | 'locks' | 'cookie' | 'client'>>;
@@ -16,12 +17,12 @@ export type ImageHolder = Required<Pick<Holder, 'address' | 'watches' | 'locks' 
  */
 export async function findHolders(
   pool: PoolContext,
-  imageId: string,
+  image: RecordedImage,
   own: ReadonlySet<string>,
 ): Promise<ImageHolder[]> {
   const [watchers, lockers] = await Promise.all([
-    listWatchers(pool, imageId),
-    listLockers(pool, headerObject(imageId), RBD_LOCK_NAME),
+    listWatchers(pool, image),
+    listLockers(pool, headerObject(image.id), RBD_LOCK_NAME),
   ]);
   const holders = new Map<string, ImageHolder>();
   for (const { address, clientId } of watchers) {
@@ -33,12 +34,18 @@ export async function findHolders(
   return [...holders.values()].filter((holder) => !own.has(holder.address));
 }
 
-/** Watchers of an image; none when it is not there. Opened read-only, so that it takes no watch itself. */
-export async function listWatchers(pool: PoolContext, imageId: string): Promise<Watcher[]> {
+/**
+ * Watchers of an image; none when it is not there. Opened read-only, so that it takes no watch itself. One whose header is
+ * not as it was made is not opened, and nobody is seen to watch it: whoever wrote that keeps nothing from being cut off or
+ * deleted by it, because clients are known by their locks, and to the monitors, too.
+ */
+export async function listWatchers(pool: PoolContext, image: RecordedImage): Promise<Watcher[]> {
   try {
-    return await RbdImage.with(pool, { id: imageId }, { readOnly: true }, (image) => image.watchers());
+    if (!(await isAsRecorded(pool, image))) return [];
+    return await RbdImage.with(pool, { id: image.id }, { readOnly: true }, (open) => open.watchers());
   } catch (error) {
-    if (isCephError(error, 'ENOENT')) return [];
+    // Half made, or written over by its node: it cannot be opened, so nobody else has it open either.
+    if (isCephError(error, 'ENOENT') || isUnopenable(error)) return [];
     throw error;
   }
 }
@@ -54,4 +61,9 @@ export function inUse(name: string, holders: readonly ImageHolder[]): StepError 
       holders.map(({ address, watches, locks, client }) => ({ address, watches, locks, client })),
     ),
   });
+}
+
+/** Whether librbd could not make sense of an image. */
+export function isUnopenable(error: unknown): boolean {
+  return isCephError(error, 'EINVAL', 'EIO', 'EOPNOTSUPP', 'ENOSYS', 'ENXIO', 'EBADMSG');
 }

@@ -1,10 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Image__Output } from '../../../generated/moorage/backend/v1/Image.js';
-import { checkName } from '../data/record.js';
+import { checkName, readParent } from '../data/record.js';
+import { isUnopenable } from '../data/usage.js';
+import { isAsRecorded } from '../data/verify.js';
 import type { Cluster } from '../librbd/cluster.js';
 import { isCephError } from '../librbd/errors.js';
-import { dataPrefix, headerObject, readHeader, readImageId } from '../librbd/header.js';
-import { RBD_FEATURES, RbdImage } from '../librbd/image.js';
+import { headerObject, readImageId } from '../librbd/header.js';
+import { RbdImage } from '../librbd/image.js';
 import { breakLock, listLockers, RBD_LOCK_NAME } from '../librbd/lockers.js';
 import type { PoolContext } from '../librbd/pool-context.js';
 import { requireId, userOf } from './access.js';
@@ -17,9 +19,6 @@ interface MonitorSession {
 
 /** How long a monitor that is out of the quorum is waited for. */
 const OUTSIDER_MILLISECONDS = 2_000;
-
-const KNOWN_FEATURES =
-  RBD_FEATURES.layering | RBD_FEATURES.exclusiveLock | RBD_FEATURES.deepFlatten | RBD_FEATURES.operations;
 
 /**
  * Clients that are connected as the export's user, as the monitors know them, and those that watch the image or hold its
@@ -82,25 +81,14 @@ async function holdersOf(pool: PoolContext, image: Image__Output): Promise<strin
  * from being found by breaking its header.
  */
 async function watchersOf(pool: PoolContext, image: Image__Output, id: string): Promise<string[]> {
-  if (!(await headerIsAsRecorded(pool, image, id))) return [];
+  const parent = image.parent === null ? undefined : readParent('image.parent', image.parent);
+  if (!(await isAsRecorded(pool, { id, parent }))) return [];
   try {
     return await RbdImage.with(pool, { id }, { readOnly: true }, async (open) =>
       (await open.watchers()).map((watcher) => watcher.address),
     );
   } catch (error) {
-    if (isCephError(error, 'ENOENT')) return [];
-    throw error;
-  }
-}
-
-async function headerIsAsRecorded(pool: PoolContext, image: Image__Output, id: string): Promise<boolean> {
-  try {
-    const header = await readHeader(pool, id);
-    if (header?.features === undefined || (header.features & ~KNOWN_FEATURES) !== 0n) return false;
-    if (header.objectPrefix !== dataPrefix(id)) return false;
-    return header.parent === undefined || header.parent.imageId === image.parent?.backendId;
-  } catch (error) {
-    if (error instanceof RangeError) return false;
+    if (isCephError(error, 'ENOENT') || isUnopenable(error)) return [];
     throw error;
   }
 }

@@ -29,7 +29,7 @@ const rados_set_pool_full_try = rados('void rados_set_pool_full_try(void *io)');
 
 /** How to reach a cluster. */
 export interface ClusterOptions {
-  /** Path of ceph.conf. */
+  /** Path of ceph.conf; empty reads none: then `overrides` says everything. */
   readonly configurationFile: string;
   /** The user without "client.", as "admin". */
   readonly user: string;
@@ -97,7 +97,9 @@ export class Cluster {
     checkedNow(rados_create2, options.user, cell, 'ceph', `client.${options.user}`, 0);
     const handle = pointerIn(cell);
     try {
-      await checked(rados_conf_read_file, options.configurationFile, handle, options.configurationFile);
+      if (options.configurationFile !== '') {
+        await checked(rados_conf_read_file, options.configurationFile, handle, options.configurationFile);
+      }
       const settings: Record<string, string> = { ...options.overrides };
       if (options.keyringFile !== undefined) settings.keyring = options.keyringFile;
       if (options.key !== undefined) settings.key = options.key;

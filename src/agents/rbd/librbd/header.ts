@@ -68,6 +68,8 @@ export interface RawHeader {
   readonly children: ReadonlyMap<bigint, readonly ChildSpec[]>;
   /** Whether any snapshot has a child. */
   readonly hasChildren: boolean;
+  /** Everything that it has a value for. */
+  readonly keys: readonly string[];
 }
 
 /** Reads a header; undefined when there is none. @throws RangeError when it is not encoded as Ceph does */
@@ -105,6 +107,7 @@ export async function readHeader(pool: PoolContext, id: string): Promise<RawHead
       .map(([, bytes]) => decodeSnapshot(new Decoder(bytes))),
     children,
     hasChildren: [...children.values()].some((specs) => specs.length > 0),
+    keys: [...values.keys()],
   };
 }
 
