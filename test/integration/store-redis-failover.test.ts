@@ -135,7 +135,7 @@ describe('the Redis store and its Sentinels', function () {
     // A controller that saw none of it goes on there, past the count that the other one knows.
     const other = await stores.open(sentinelsOf(group), { leastReplicas: 0 });
     for (let n = 0; n < 60; n += 1) await commit(other, put(`other${n}`, n));
-    const later = await rejection(stores.open(sentinelsOf(group), { leastReplicas: 1, callTimeoutMilliseconds: 500 }));
+    const later = await rejection(stores.open(sentinelsOf(group), { leastReplicas: 1 }));
     expect(`${later}`).to.contain('store.redis.replicas asks for 1');
     expect(await rejection(store.get('a'))).to.have.property('kind', 'lost-commits');
   });
