@@ -43,6 +43,7 @@ describe('a controller on a primary that nobody has compared with the storage', 
     );
   const compared = (): Promise<string> => server.call<string>('GET', 'moorage:d:store/primary');
   const data = (): string => join(server.folder, 'appendonlydir');
+  /** What the controller remembers of the primary; not there yet when it was killed soon. */
   const note = (): string => join(system.directory, 'redis-store.json');
 
   it('goes on at once when nothing is missing', async () => {
@@ -51,7 +52,7 @@ describe('a controller on a primary that nobody has compared with the storage', 
     const before = await compared();
     await system.kill();
     await server.kill();
-    await rm(note());
+    await rm(note(), { force: true });
     await server.start();
     await system.start();
     await volume();
@@ -75,7 +76,7 @@ describe('a controller on a primary that nobody has compared with the storage', 
     await server.kill();
     await rm(data(), { recursive: true });
     await cp(`${data()}.old`, data(), { recursive: true });
-    await rm(note());
+    await rm(note(), { force: true });
     await server.start();
     await system.start();
 
