@@ -10,6 +10,9 @@ export interface NetworkHost {
   readonly address: string;
 }
 
+/** The machine itself: no namespace of its own. */
+export const thisMachine: NetworkHost = { namespace: '', address: '127.0.0.1' };
+
 /** Addresses exist in the namespaces only, so that two networks may have the same. */
 const PREFIX = '10.213.0';
 

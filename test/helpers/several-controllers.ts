@@ -132,7 +132,12 @@ export class SeveralControllers {
         options.settings ?? {},
       );
       await writeFile(configurationFile, stringify(configuration), { mode: 0o600 });
-      const process_ = new ControllerProcess(configurationFile, socket, options.nodeArguments ?? [], host.namespace);
+      const process_ = new ControllerProcess(
+        configurationFile,
+        socket,
+        options.nodeArguments ?? [],
+        host.namespace === '' ? undefined : host.namespace,
+      );
       all.push(new OneController(host, process_, `unix:${socket}`));
     }
     const several = new SeveralControllers(options, directory, all);
