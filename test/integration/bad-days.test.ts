@@ -37,6 +37,9 @@ async function whole(system: System): Promise<void> {
   );
 }
 
+/** The crash matrix and the soak kill it more often and with more purpose; here a handful shows a mixed load. */
+const KILLS = process.env.MOORAGE_TEST_FULL ? 24 : 6;
+
 describe('bad days', function () {
   this.timeout(600_000);
   const systems: System[] = [];
@@ -241,7 +244,7 @@ describe('bad days', function () {
     const failed = Promise.all(load);
     failed.catch(() => undefined);
     try {
-      for (; kills < 12; kills += 1) {
+      for (; kills < KILLS; kills += 1) {
         const goal = calls + randomInt(1, 8);
         await Promise.race([
           failed,
